@@ -1,0 +1,72 @@
+# Everything here runs in .venv, which is made on first use from constraints.txt. It needs Python
+# 3.11 or newer with pip, and make; name another interpreter with `make PYTHON=/path/to/python`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CREATED := $(VENV)/.created
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+# The two variables hold the build tools to the same versions: older pips read the first for that,
+# newer ones the second.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+
+.PHONY: help demo test lint format types layers check bench lock clean
+
+help:
+	@echo "make demo    install and run the demonstration (a minute)"
+	@echo "make test    install the development tools and run all tests; PYTEST_ARGS adds options"
+	@echo "make check   lint, types, layers and tests"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make bench   run benchmarks/"
+	@echo "make lock    move constraints.txt to today's versions"
+	@echo "make clean   remove .venv and caches"
+
+demo: $(RUNTIME)
+	$(BIN)/fairlane demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+layers: $(DEV)
+	$(BIN)/lint-imports
+
+check: lint types layers test
+
+bench: $(DEV)
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+
+lock: $(DEV)
+	$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Fairlane needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
+			"Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(RUNTIME): pyproject.toml constraints.txt | $(CREATED)
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(CREATED)
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $(RUNTIME) $@
