@@ -1,0 +1,117 @@
+"""Cost functions: what a request's tokens are worth (paper, section 3.1 and 4.4).
+
+A cost h(n_p, n_q) prices n_p input and n_q output tokens. Policies need only its two parts: what
+admission charges, h(n_p, 0), and what output tokens start+1..stop charge, h(n_p, stop) -
+h(n_p, start). Charges are always such differences, so it does not matter how a host groups tokens
+into reports: the sums are the same to the last bit. For that every price is a multiple of
+2**-20, which double precision adds exactly up to 8 * 10**9.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+_GRAIN = 2.0**20
+
+
+def exact(price: float) -> float:
+    """`price` rounded to a multiple of 2**-20, so that sums of prices are exact."""
+    return round(price * _GRAIN) / _GRAIN
+
+
+class Cost(Protocol):
+    """The price of a request, in the unit of service (input tokens for the linear cost)."""
+
+    @property
+    def per_output_token(self) -> float | None:
+        """The price of any output token where all cost the same, else None."""
+
+    def admission(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """h(n_p, 0) for a prompt of which `cached_tokens` were already in the KV cache."""
+
+    def output(self, prompt_tokens: int, start: float, stop: float) -> float:
+        """h(n_p, stop) - h(n_p, start); lengths may be fractional when they are predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearCost:
+    """w_p * n_p + w_q * n_q, the paper's weighted token count (defaults 1 and 2).
+
+    `cached_price` is the price of an input token whose KV cache entry already existed.
+    """
+
+    input_price: float = 1.0
+    output_price: float = 2.0
+    cached_price: float | None = None
+
+    def __post_init__(self) -> None:
+        for price in (self.input_price, self.output_price, self.cached_price or 0.0):
+            if not 0 <= price < 2.0**20:
+                raise ValueError(f"a token price must be at least 0 and below 2**20, not {price}")
+
+    @property
+    def per_output_token(self) -> float:
+        """The price of one output token."""
+        return exact(self.output_price)
+
+    def admission(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """w_p per input token, the cached ones at their own price."""
+        fresh = exact(self.input_price)
+        if not cached_tokens or self.cached_price is None:
+            return fresh * prompt_tokens
+        return fresh * (prompt_tokens - cached_tokens) + exact(self.cached_price) * cached_tokens
+
+    def output(self, prompt_tokens: int, start: float, stop: float) -> float:
+        """w_q per output token."""
+        return exact(self.output_price * stop) - exact(self.output_price * start)
+
+    def __call__(self, prompt_tokens: float, output_tokens: float) -> float:
+        """h(n_p, n_q); numpy arrays work too."""
+        return self.input_price * prompt_tokens + self.output_price * output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class QuadraticCost:
+    """a n_p + b n_q + c n_p n_q + d n_q^2 + e: cost that follows a GPU's time (paper, app. B).
+
+    The defaults are the coefficients that the paper's authors fitted on an A10G with Llama-2-7b;
+    `fairlane profile-cost` fits others. Cached input tokens cost as much as others unless
+    `cached_price`, a price per cached token in place of `a`, says otherwise.
+    """
+
+    prompt: float = 0.21001891
+    output_linear: float = 0.10075395
+    cross: float = 0.0039868
+    output_square: float = 0.00324733
+    constant: float = 1.14601454
+    cached_price: float | None = None
+
+    @property
+    def per_output_token(self) -> None:
+        """None: later output tokens cost more."""
+        return None
+
+    def admission(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """h(n_p, 0)."""
+        saved = 0.0
+        if cached_tokens and self.cached_price is not None:
+            saved = (self.prompt - self.cached_price) * cached_tokens
+        return exact(self.prompt * prompt_tokens + self.constant - saved)
+
+    def output(self, prompt_tokens: int, start: float, stop: float) -> float:
+        """h(n_p, stop) - h(n_p, start)."""
+        return self._decode(prompt_tokens, stop) - self._decode(prompt_tokens, start)
+
+    def _decode(self, prompt_tokens: int, n: float) -> float:
+        return exact(
+            (self.output_linear + self.cross * prompt_tokens) * n + self.output_square * n * n
+        )
+
+    def __call__(self, prompt_tokens: float, output_tokens: float) -> float:
+        """h(n_p, n_q); numpy arrays work too."""
+        return (
+            self.prompt * prompt_tokens
+            + self.output_linear * output_tokens
+            + self.cross * prompt_tokens * output_tokens
+            + self.output_square * output_tokens * output_tokens
+            + self.constant
+        )

@@ -1,0 +1,53 @@
+"""Gates: rules that may turn a request away before it is queued.
+
+A gate composes with any policy. It sees a request at `enqueue` and answers with a Rejection, or
+None to let it pass; it counts only what was let in. Time is handed in.
+"""
+
+from collections import deque
+from typing import Protocol
+
+from fairlane.core.types import Rejection, Request
+
+
+class Gate(Protocol):
+    """A rule consulted before a request is queued."""
+
+    def check(self, request: Request, now: float) -> Rejection | None:
+        """A rejection, or None when the request may pass. Changes nothing that matters."""
+
+    def accepted(self, request: Request, now: float) -> None:
+        """Every gate let the request pass: count it."""
+
+
+class RequestRate:
+    """At most `limit` accepted requests per client in any window of `window_s` seconds.
+
+    The artifact's rate limiter (paper, section 5.1, "RPM"): a request is turned away when the
+    client already has `limit` accepted arrivals not older than `window_s`.
+    """
+
+    def __init__(self, limit: int, window_s: float = 60.0) -> None:
+        if limit < 1:
+            raise ValueError(f"rate_limit must be at least 1 request per minute, not {limit}")
+        self._limit = limit
+        self._window_s = window_s
+        self._accepted: dict[str, deque[float]] = {}
+
+    def check(self, request: Request, now: float) -> Rejection | None:
+        """A rejection that says when the oldest accepted request leaves the window."""
+        times = self._accepted.get(request.client)
+        if times is None:
+            return None
+        while times and now - times[0] > self._window_s:
+            times.popleft()
+        if not times:
+            del self._accepted[request.client]
+            return None
+        if len(times) < self._limit:
+            return None
+        return Rejection("rate_limit", self._window_s - (now - times[0]))
+
+    def accepted(self, request: Request, now: float) -> None:
+        """Count an accepted arrival."""
+        self._accepted.setdefault(request.client, deque()).append(now)

@@ -1,0 +1,170 @@
+"""The policy protocol and the lifecycle that every policy shares.
+
+A policy is a pure state machine: it has no clock, no I/O, no randomness of its own, no logging
+and no threads. A host (the simulator, a server's scheduler) feeds it events and obeys its picks:
+
+  1. enqueue(request, now)   -> None, or a Rejection
+  2. peek(now)               -> the request to admit next, or None. Changes nothing.
+  3. the host checks what only it knows (memory, batch budget). If the request does not fit, the
+     host stops: a fair queue is not skipped over.
+  4. admit(id, now)          out of the queue, into the running batch; admission is charged
+  5. record_tokens(tokens, now)   output tokens as they are delivered
+  6. finish(id, now, outcome)     settled to what was delivered, then forgotten. Idempotent, and
+                                  good for waiting requests too.
+Also requeue(id, now): a running request goes back to the front of its client's queue.
+
+Rules. The host calls from one thread. `now` (seconds) never decreases. An id is unique among
+live requests. Hosts may report tokens late and in any grouping: charges only depend on totals.
+"""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from fairlane.core.errors import FairlaneError, UnknownRequestError
+from fairlane.core.limits import Gate
+from fairlane.core.types import ClientState, Outcome, Rejection, Request, RequestId, Snapshot
+
+
+class Ticket:
+    """A policy's note of one live request."""
+
+    __slots__ = ("request", "running")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.running = False
+
+
+T = TypeVar("T", bound=Ticket)
+
+
+class ClientQueue(OrderedDict[RequestId, T]):
+    """One client's waiting requests, oldest first, with removal from anywhere in O(1)."""
+
+    def head(self) -> T:
+        """The oldest waiting request."""
+        return next(iter(self.values()))
+
+    def push(self, ticket: T) -> None:
+        """Add a request as the newest."""
+        self[ticket.request.id] = ticket
+
+    def push_front(self, ticket: T) -> None:
+        """Add a request as the oldest."""
+        self[ticket.request.id] = ticket
+        self.move_to_end(ticket.request.id, last=False)
+
+
+class Policy(ABC, Generic[T]):
+    """Base of all policies: keeps the lifecycle, leaves order and charges to subclasses.
+
+    Subclasses write the hooks (names with an underscore); hosts call the public methods.
+    """
+
+    def __init__(self, gates: Sequence[Gate] = ()) -> None:
+        self._tickets: dict[RequestId, T] = {}
+        self._gates = tuple(gates)
+
+    # -- what hosts call ---------------------------------------------------------------------
+
+    def enqueue(self, request: Request, now: float) -> Rejection | None:
+        """Queue a request, or say why not. Raises FairlaneError when its id is in use."""
+        if request.id in self._tickets:
+            raise FairlaneError(f"request id {request.id!r} is already in use")
+        for gate in self._gates:
+            rejection = gate.check(request, now)
+            if rejection is not None:
+                return rejection
+        for gate in self._gates:
+            gate.accepted(request, now)
+        self._tickets[request.id] = self._enqueue(request)
+        return None
+
+    @abstractmethod
+    def peek(self, now: float) -> Request | None:
+        """The request that should be admitted next, or None. Changes nothing."""
+
+    def admit(self, request_id: RequestId, now: float, *, cached_tokens: int = 0) -> None:
+        """A waiting request enters the running batch; its prompt is charged, once.
+
+        cached_tokens: how many prompt tokens the host found in its KV cache.
+        """
+        ticket = self._find(request_id, running=False)
+        ticket.running = True
+        self._admit(ticket, cached_tokens)
+
+    def record_tokens(self, tokens: Mapping[RequestId, int], now: float) -> None:
+        """Output tokens newly delivered, by request. Unknown requests are passed over."""
+
+    def requeue(self, request_id: RequestId, now: float, *, undo: bool = False) -> None:
+        """A running request goes back to the front of its client's queue (no lift).
+
+        Preempted requests keep what they paid. With `undo`, the admission did not take place
+        after all and what it charged is given back.
+        """
+        ticket = self._find(request_id, running=True)
+        ticket.running = False
+        self._requeue(ticket, undo)
+
+    def finish(
+        self, request_id: RequestId, now: float, outcome: Outcome = Outcome.FINISHED
+    ) -> None:
+        """A request ended, running or still waiting. Unknown ids are passed over."""
+        ticket = self._tickets.pop(request_id, None)
+        if ticket is not None:
+            self._finish(ticket, outcome)
+
+    def snapshot(self) -> Snapshot:
+        """Active clients (something queued or running) and their state. O(live requests)."""
+        queued: dict[str, int] = {}
+        running: dict[str, int] = {}
+        for ticket in self._tickets.values():
+            count = running if ticket.running else queued
+            count[ticket.request.client] = count.get(ticket.request.client, 0) + 1
+        names = sorted(queued.keys() | running.keys())
+        return Snapshot(
+            {c: self._client_state(c, queued.get(c, 0), running.get(c, 0)) for c in names}
+        )
+
+    # -- what subclasses write ---------------------------------------------------------------
+
+    @abstractmethod
+    def _enqueue(self, request: Request) -> T:
+        """Make a ticket and queue it."""
+
+    @abstractmethod
+    def _admit(self, ticket: T, cached_tokens: int) -> None:
+        """Take a ticket out of the queue and charge its admission."""
+
+    @abstractmethod
+    def _requeue(self, ticket: T, undo: bool) -> None:
+        """Put a ticket back at the front."""
+
+    @abstractmethod
+    def _finish(self, ticket: T, outcome: Outcome) -> None:
+        """Drop a ticket (already out of `_tickets`), queued or running, and settle it."""
+
+    def _client_state(self, client: str, queued: int, running: int) -> ClientState:
+        """One row of a snapshot."""
+        return ClientState(queued, running)
+
+    def _find(self, request_id: RequestId, *, running: bool) -> T:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.running is not running:
+            state = "running" if running else "waiting"
+            raise UnknownRequestError(f"no {state} request has the id {request_id!r}")
+        return ticket
+
+
+class RepeatsCharges(ABC):
+    """A policy that can charge a delivered token a second time.
+
+    Only for reproducing measurements of the paper's artifact, whose later version charges the
+    whole batch once more in a step that finishes a request.
+    """
+
+    @abstractmethod
+    def charge_again(self, request_ids: Iterable[RequestId]) -> None:
+        """Charge the latest token of each running request again."""

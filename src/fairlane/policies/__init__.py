@@ -1,0 +1,1 @@
+"""Scheduling policies, one algorithm per file, and the registry that names them."""

@@ -1,0 +1,52 @@
+"""The Virtual Token Counter, plain, with predicted and with known output lengths.
+
+Source: Sheng et al., OSDI 2024: algorithm 2 (vtc), algorithm 3 (vtc-predict, vtc-oracle),
+section 4.4 (weights, costs). Bounds: theorem 4.4, 2 max(w_p L_in, w_q M) between clients that
+stay backlogged, per weight; predictions improve the average, not the bound. Work-conserving.
+"""
+
+from collections.abc import Callable, Mapping
+
+from fairlane.core.cost import Cost
+from fairlane.core.fair_queue import FairQueue, lift_to_least, lift_to_least_or_last
+from fairlane.core.predict import MovingAverage, Oracle, Predictor
+from fairlane.core.types import Request
+
+
+def vtc(
+    *,
+    weights: Mapping[str, float] | None = None,
+    cost: Cost | None = None,
+    artifact_lift: bool = False,
+    predictor: Predictor | None = None,
+) -> FairQueue:
+    """Output is charged as it is delivered.
+
+    artifact_lift: no lift when nobody is backlogged, as in the paper's artifact.
+    """
+    lift = lift_to_least if artifact_lift else lift_to_least_or_last
+    return FairQueue(weights=weights, cost=cost, lift=lift, predictor=predictor)
+
+
+def vtc_predict(
+    *,
+    weights: Mapping[str, float] | None = None,
+    cost: Cost | None = None,
+    artifact_lift: bool = False,
+) -> FairQueue:
+    """Admission charges the moving average of the client's past outputs."""
+    return vtc(weights=weights, cost=cost, artifact_lift=artifact_lift, predictor=MovingAverage())
+
+
+def vtc_oracle(
+    *,
+    true_length: Callable[[Request], int],
+    predict_range: float = 0.0,
+    uniform: Callable[[float, float], float] | None = None,
+    weights: Mapping[str, float] | None = None,
+    cost: Cost | None = None,
+    artifact_lift: bool = False,
+) -> FairQueue:
+    """Admission charges the true output length, blurred by +-predict_range."""
+    oracle = Oracle(true_length, predict_range, uniform)
+    return vtc(weights=weights, cost=cost, artifact_lift=artifact_lift, predictor=oracle)
