@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,23 +25,15 @@ def atomic_write(path: str | os.PathLike[str], *, binary: bool = False) -> Itera
     if target.exists() and not target.is_file():
         raise OutputError(f"{path}: not a regular file; give the name of a file to write")
     beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    options: dict[str, Any] = {} if binary else {"encoding": "utf-8", "newline": "\n"}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(beside, "wb") if binary else open(beside, "w", encoding="utf-8", newline="\n")
+        with open(beside, "wb" if binary else "w", **options) as file:
+            yield file
+        beside.replace(target)
     except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        try:
-            with file:
-                yield file
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _unwritable(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    cause = (error.strerror or str(error)).lower()
-    return OutputError(f"{path}: cannot be written ({cause}); choose another output")
+        cause = (error.strerror or str(error)).lower()
+        raise OutputError(f"{path}: cannot be written ({cause}); choose another output") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()

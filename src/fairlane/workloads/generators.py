@@ -92,28 +92,31 @@ def _increase(config: WorkloadConfig, rng: RandomState) -> list[TracedRequest]:
     return _by_arrival(requests)
 
 
+def _unchanged(prompt_len: int, output_len: int) -> tuple[int, int]:
+    return prompt_len, output_len
+
+
 def _poisson(
     config: WorkloadConfig,
     rng: RandomState,
-    lengths_of_client_0: Callable[[int, int], tuple[int, int]] = lambda prompt, output: (
-        prompt,
-        output,
-    ),
+    client_0: Callable[[int, int], tuple[int, int]] = _unchanged,
 ) -> list[TracedRequest]:
-    """One stream of random arrivals, each given to a client in proportion to its rate."""
+    """One stream of random arrivals, each given to a client in proportion to its rate.
+
+    `client_0` turns the drawn (prompt, output) lengths into those of client 0.
+    """
     rates = _two_rates(config)
     count = int(sum(rates) * config.duration)
     second = rng.rand(count) > rates[0] / (rates[0] + rates[1])
     lengths = _lengths(config, rng, count)
-    gaps = _gaps(config, rng, sum(rates), count)
     requests = []
     now = 0.0
-    for i, (prompt_len, output_len) in enumerate(lengths):
-        now += gaps[i]
+    for i, gap in enumerate(_gaps(config, rng, sum(rates), count)):
+        now += gap
         if second[i]:
-            requests.append(TracedRequest(i, "1", now, prompt_len, output_len))
+            requests.append(TracedRequest(i, "1", now, *lengths[i]))
         elif not _silent(now, config.on_off):
-            requests.append(TracedRequest(i, "0", now, *lengths_of_client_0(prompt_len, output_len)))
+            requests.append(TracedRequest(i, "0", now, *client_0(*lengths[i])))
     return requests
 
 
@@ -138,10 +141,7 @@ def _power_law(config: WorkloadConfig, rng: RandomState) -> list[TracedRequest]:
     clients = (rng.power(config.alpha, count) * config.num_adapters).astype(int).tolist()
     lengths = _lengths(config, rng, count)
     arrivals = np.cumsum(_gaps(config, rng, rate, count)).tolist()
-    return [
-        TracedRequest(i, str(clients[i]), arrivals[i], *lengths[i])
-        for i in range(count)
-    ]
+    return [TracedRequest(i, str(clients[i]), arrivals[i], *lengths[i]) for i in range(count)]
 
 
 def _lengths(config: WorkloadConfig, rng: RandomState, count: int) -> list[tuple[int, int]]:

@@ -107,4 +107,3 @@ def workload(
         return function
 
     return decorate
-

@@ -61,7 +61,8 @@ def _parse(path: str, file: TextIO, max_total_len: int | None) -> Iterator[Trace
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise TraceError(
-            f"{path}:1: no column {', '.join(missing)}; the first line must name {','.join(COLUMNS)}"
+            f"{path}:1: no column {', '.join(missing)}; "
+            f"the first line must name {','.join(COLUMNS)}"
         )
     previous = 0.0
     for number, row in enumerate(reader):
