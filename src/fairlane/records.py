@@ -5,8 +5,25 @@ settings the run was made with, its total time and its number of requests. `read
 the result files of the artifact, so that its measurements and ours go through the same metrics.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fairlane.core.errors import FairlaneError
+from fairlane.files import atomic_write
+
+T = TypeVar("T")
+
+OUTCOMES = ("finished", "rejected", "aborted")
+
+
+class RecordError(FairlaneError):
+    """A result file that cannot be used; the message names file and line."""
 
 
 @dataclass(slots=True)
@@ -20,7 +37,7 @@ class RequestRecord:
     output_len: int  # delivered, or requested where nothing was delivered
     ttft_s: float | None = None  # since arrival; None where no token came
     latency_s: float | None = None  # since arrival, of the last token
-    outcome: str = "finished"
+    outcome: str = "finished"  # one of OUTCOMES
     reason: str = ""
     token_times_s: list[float] | None = None  # since arrival, only from real servers
 
@@ -32,3 +49,215 @@ class Run:
     manifest: dict[str, Any]
     records: list[RequestRecord] = field(default_factory=list)
     total_time_s: float = 0.0
+
+
+def manifest_path(path: str | os.PathLike[str]) -> Path:
+    """Where the manifest of the result file `path` lies: `<stem>.manifest.json` beside it."""
+    return Path(path).with_suffix(".manifest.json")
+
+
+def write_manifest(path: str | os.PathLike[str], run: Run) -> None:
+    """Write the manifest that belongs to the result file `path`. Raises OutputError."""
+    measured = {"total_time_s": run.total_time_s, "request_count": len(run.records)}
+    with atomic_write(manifest_path(path)) as file:
+        json.dump({**run.manifest, **measured}, file, indent=2, sort_keys=True, allow_nan=False)
+        file.write("\n")
+
+
+def write_jsonl(path: str | os.PathLike[str], run: Run) -> None:
+    """Write `run` and its manifest, each whole or not at all. Raises OutputError."""
+    with atomic_write(path) as file:
+        for record in run.records:
+            file.write(json.dumps(_row(record, token_times=True), allow_nan=False) + "\n")
+    write_manifest(path, run)
+
+
+def write_csv(path: str | os.PathLike[str], run: Run) -> None:
+    """Write one row per request, without token times, and the manifest. Raises OutputError."""
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, _CSV_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(record, token_times=False) for record in run.records)
+    write_manifest(path, run)
+
+
+def write_parquet(path: str | os.PathLike[str], run: Run) -> None:
+    """Write one row per request, ids as strings, and the manifest.
+
+    Raises FairlaneError where pyarrow is missing and OutputError where `path` is unwritable.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise FairlaneError(
+            "Parquet needs pyarrow, which is not installed: pip install fairlane[parquet]"
+        ) from error
+    text, integer, real = pa.string(), pa.int64(), pa.float64()
+    types = (text, text, real, integer, integer, real, real, text, text, pa.list_(real))
+    schema = pa.schema(list(zip(_COLUMNS, types, strict=True)))
+    rows = [{**asdict(record), "id": str(record.id)} for record in run.records]
+    with atomic_write(path, binary=True) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema), file)
+    write_manifest(path, run)
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Run:
+    """Read what `write_jsonl` wrote. Raises RecordError, naming file and line."""
+    records = [_checked(path, number, entry, _record) for number, entry in _lines(path)]
+    beside = manifest_path(path)
+    try:
+        manifest = _parse_json(beside.read_text(encoding="utf-8"))
+        count = manifest.pop("request_count")
+        total_time_s = _time(manifest.pop("total_time_s"), "total_time_s")
+    except OSError as error:
+        raise RecordError(
+            f"{beside}: cannot be read ({(error.strerror or '').lower()}); "
+            f"{path} needs its manifest beside it"
+        ) from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise RecordError(f"{beside}: not the manifest of a run ({error})") from error
+    if count != len(records):
+        raise RecordError(f"{path}: holds {len(records)} requests, its manifest says {count}")
+    return Run(manifest, records, total_time_s)
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read a result file of ours or of the artifact. Raises RecordError.
+
+    A run of the artifact gets `source: artifact`, its settings as `config` and its own sums as
+    `reported`. Those sums are not to be trusted: its abort count is always 0, its throughput
+    counts aborted requests, and what it calls first-token latency is the whole request's.
+    """
+    lines = _lines(path)
+    first = next(lines, None)
+    if first is None:
+        raise RecordError(f"{path}: holds no requests")
+    number, entry = first
+    if not (isinstance(entry, dict) and "config" in entry and "result" in entry):
+        return read_jsonl(path)
+    if next(lines, None) is not None:
+        raise RecordError(f"{path}: holds several experiments; put each in a file of its own")
+    return _checked(path, number, entry, _artifact_run)
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """(line number, parsed JSON) of every line that is not blank."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _checked(path, number, line, _parse_json)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not a text file in UTF-8") from error
+
+
+def _checked(path: str | os.PathLike[str], number: int, entry: Any, parse: Callable[[Any], T]) -> T:
+    """`parse(entry)`; what is wrong with it is said with file and line."""
+    try:
+        return parse(entry)
+    except ValueError as error:
+        raise RecordError(f"{path}:{number}: {error}") from error
+
+
+def _parse_json(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+
+
+def _record(entry: Any) -> RequestRecord:
+    """One line of ours. Raises ValueError that says what is wrong with it."""
+    _require(isinstance(entry, dict), "not a JSON object with the fields of a request")
+    for name in entry:
+        _require(name in _COLUMNS, f"unknown field {name!r}")
+    for name in _REQUIRED:
+        _require(name in entry, f"no field {name!r}")
+    record = RequestRecord(**entry)
+    is_id = isinstance(record.id, str) or _is_whole(record.id)
+    _require(is_id, "id must be a whole number or a string")
+    _require(isinstance(record.client, str), "client must be a string")
+    _require(isinstance(record.reason, str), "reason must be a string")
+    _require(record.outcome in OUTCOMES, f"outcome must be one of {', '.join(OUTCOMES)}")
+    _tokens(record.prompt_len, "prompt_len")
+    _tokens(record.output_len, "output_len")
+    _time(record.arrival_s, "arrival_s")
+    for name in ("ttft_s", "latency_s"):
+        if record.outcome == "finished" or getattr(record, name) is not None:
+            _time(getattr(record, name), name)
+    for time in record.token_times_s or ():
+        _time(time, "token_times_s")
+    return record
+
+
+def _artifact_run(entry: dict[str, Any]) -> Run:
+    """One line of the artifact's. Raises ValueError that says what is wrong with it."""
+    try:
+        reported = dict(entry["result"])
+        responses = reported.pop("responses")
+        total_time_s = _time(reported.pop("total_time"), "total_time")
+        records = [_artifact_record(i, response) for i, response in enumerate(responses)]
+    except KeyError as error:
+        raise ValueError(f"no field {error} in a result of the artifact") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not a result of the artifact ({error})") from None
+    manifest = {"source": "artifact", "config": entry["config"], "reported": reported}
+    return Run(manifest, records, total_time_s)
+
+
+def _artifact_record(index: int, response: dict[str, Any]) -> RequestRecord:
+    """One response; the artifact marks an aborted one by latencies of -1."""
+    adapter = response["adapter_dir"]
+    client = adapter.rpartition("-")[2]
+    _require(client.isdigit(), f"response {index}: no client number in adapter {adapter!r}")
+    record = RequestRecord(
+        id=index,
+        client=client,
+        arrival_s=_time(response["req_time"], f"response {index}: req_time"),
+        prompt_len=_tokens(response["prompt_len"], f"response {index}: prompt_len"),
+        output_len=_tokens(response["output_len"], f"response {index}: output_len"),
+        outcome="aborted",
+    )
+    if response["request_latency"] != -1:
+        record.outcome = "finished"
+        record.ttft_s = _time(response["first_token_latency"], f"response {index}: FTL")
+        record.latency_s = _time(response["request_latency"], f"response {index}: latency")
+    return record
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise ValueError(complaint)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _time(value: Any, name: str) -> float:
+    number = isinstance(value, float) or _is_whole(value)
+    _require(number and 0 <= value < math.inf, f"{name} must be seconds >= 0, not {value!r}")
+    return float(value)
+
+
+def _tokens(value: Any, name: str) -> int:
+    _require(_is_whole(value) and value >= 0, f"{name} must be a whole number >= 0, not {value!r}")
+    return int(value)
+
+
+def _row(record: RequestRecord, *, token_times: bool) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _CSV_COLUMNS}
+    if token_times and record.token_times_s is not None:
+        row["token_times_s"] = record.token_times_s
+    return row
+
+
+_COLUMNS = tuple(column.name for column in fields(RequestRecord))
+_CSV_COLUMNS = _COLUMNS[:-1]
+_REQUIRED = _COLUMNS[:5]

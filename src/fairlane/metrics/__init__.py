@@ -32,12 +32,16 @@ from fairlane.metrics.service import (
     throughput,
     ticks,
 )
+from fairlane.metrics.shares import Share, shares_while_waiting
+from fairlane.metrics.summary import ClientSummary, slowdown, summarise
 from fairlane.metrics.table import CostFunction, Floats, Table
 
 __all__ = [
+    "ClientSummary",
     "CostFunction",
     "DifferenceTable",
     "Floats",
+    "Share",
     "Spread",
     "Table",
     "ablation_curve",
@@ -55,8 +59,11 @@ __all__ = [
     "revision_curve",
     "revision_table",
     "service",
+    "shares_while_waiting",
     "shown_clients",
+    "slowdown",
     "span",
+    "summarise",
     "summed_difference",
     "throughput",
     "ticks",

@@ -1,20 +1,28 @@
 """What is sent to the server: traces, the paper's suites, seeded generators, importers."""
 
 from fairlane.workloads import paper as paper  # registers the paper's suites
+from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.config import WorkloadConfig, WorkloadError
 from fairlane.workloads.generators import generate
 from fairlane.workloads.suites import SUITES, Suite, get_suite, register, workload
-from fairlane.workloads.trace import TracedRequest, TraceError
+from fairlane.workloads.synthesis import synthesize
+from fairlane.workloads.trace import TracedRequest, TraceError, TraceInfo, info, read_csv, write_csv
 
 __all__ = [
     "SUITES",
     "Suite",
     "TraceError",
+    "TraceInfo",
     "TracedRequest",
     "WorkloadConfig",
     "WorkloadError",
     "generate",
     "get_suite",
+    "import_artifact_pickle",
+    "info",
+    "read_csv",
     "register",
+    "synthesize",
     "workload",
+    "write_csv",
 ]

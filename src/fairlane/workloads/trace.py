@@ -67,35 +67,24 @@ def _parse(path: str, file: TextIO, max_total_len: int | None) -> Iterator[Trace
     previous = 0.0
     for number, row in enumerate(reader):
         try:
-            request = _request(number, row, max_total_len)
-            if request.arrival_s < previous:
-                raise ValueError(
-                    f"arrival_s {request.arrival_s} is before the row above; sort by arrival_s"
-                )
+            request = _request(number, row)
+            check(request, previous, max_total_len)
         except ValueError as error:
             raise TraceError(f"{path}:{reader.line_num}: {error}") from None
         previous = request.arrival_s
         yield request
 
 
-def _request(number: int, row: dict[str, str], max_total_len: int | None) -> TracedRequest:
-    """One checked row. Raises ValueError that says what is wrong with it."""
+def _request(number: int, row: dict[str, str]) -> TracedRequest:
     if None in row or None in row.values():
         raise ValueError("not as many fields as the first line names")
-    if not row["client"]:
-        raise ValueError("client is empty")
-    arrival_s = _number(row, "arrival_s", float)
-    if not math.isfinite(arrival_s) or arrival_s < 0:
-        raise ValueError(f"arrival_s must be a finite number of seconds >= 0, not {arrival_s}")
-    lengths = _number(row, "prompt_len", int), _number(row, "output_len", int)
-    if min(lengths) < 1:
-        raise ValueError(f"prompt_len and output_len must be at least 1, not {lengths}")
-    if max_total_len is not None and sum(lengths) > max_total_len:
-        raise ValueError(
-            f"prompt_len + output_len is {sum(lengths)}, more than the memory of "
-            f"{max_total_len} tokens; leave the request out or give more memory"
-        )
-    return TracedRequest(number, row["client"], arrival_s, *lengths)
+    return TracedRequest(
+        id=number,
+        client=row["client"],
+        arrival_s=_number(row, "arrival_s", float),
+        prompt_len=_number(row, "prompt_len", int),
+        output_len=_number(row, "output_len", int),
+    )
 
 
 def _number(row: dict[str, str], column: str, kind: type[N]) -> N:
@@ -104,6 +93,26 @@ def _number(row: dict[str, str], column: str, kind: type[N]) -> N:
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise ValueError(f"{column} must be {what}, not {row[column]!r}") from None
+
+
+def check(request: TracedRequest, previous: float, max_total_len: int | None) -> None:
+    """Raise ValueError, saying why, where `request` cannot follow an arrival at `previous`."""
+    lengths = request.prompt_len, request.output_len
+    if not request.client:
+        raise ValueError("client is empty")
+    if not 0 <= request.arrival_s < math.inf:
+        raise ValueError(f"arrival_s must be seconds >= 0, not {request.arrival_s}")
+    if request.arrival_s < previous:
+        raise ValueError(f"arrival_s {request.arrival_s} is before the one above; sort by it")
+    if min(lengths) < 1:
+        raise ValueError(
+            "prompt_len and output_len must be at least 1, not {} and {}".format(*lengths)
+        )
+    if max_total_len is not None and sum(lengths) > max_total_len:
+        raise ValueError(
+            f"prompt_len + output_len is {sum(lengths)}, more than the memory of "
+            f"{max_total_len} tokens; leave the request out or give more memory"
+        )
 
 
 def write_csv(path: str | os.PathLike[str], requests: Iterable[TracedRequest]) -> None:
