@@ -75,7 +75,7 @@ def write_jsonl(path: str | os.PathLike[str], run: Run) -> None:
 def write_csv(path: str | os.PathLike[str], run: Run) -> None:
     """Write one row per request, without token times, and the manifest. Raises OutputError."""
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, _CSV_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, _CSV_COLUMNS, dialect="unix")
         writer.writeheader()
         writer.writerows(_row(record, token_times=False) for record in run.records)
     write_manifest(path, run)

@@ -1,7 +1,9 @@
 """The nine settings of a synthetic workload, with the names that the artifact gives them."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from fairlane.core.errors import FairlaneError
 
@@ -47,3 +49,20 @@ class WorkloadConfig:
             )
         if self.cv == 0 or self.on_off == 0:
             raise WorkloadError("cv and on_off must not be 0; -1 is their default")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> "WorkloadConfig":
+        """The settings as a result file states them: a mapping with lists for pairs and rates.
+
+        Raises WorkloadError for names that are no setting and for settings that make no sense.
+        """
+        names = {setting.name for setting in fields(cls)}
+        if unknown := sorted(set(settings) - names):
+            raise WorkloadError(f"no workload setting is called {', '.join(unknown)}")
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+        }
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise WorkloadError(f"not the settings of a workload ({error})") from None

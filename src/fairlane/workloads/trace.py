@@ -98,8 +98,8 @@ def _number(row: dict[str, str], column: str, kind: type[N]) -> N:
 def check(request: TracedRequest, previous: float, max_total_len: int | None) -> None:
     """Raise ValueError, saying why, where `request` cannot follow an arrival at `previous`."""
     lengths = request.prompt_len, request.output_len
-    if not request.client:
-        raise ValueError("client is empty")
+    if not request.client or not request.client.isprintable():
+        raise ValueError(f"client must be a name in printable characters, not {request.client!r}")
     if not 0 <= request.arrival_s < math.inf:
         raise ValueError(f"arrival_s must be seconds >= 0, not {request.arrival_s}")
     if request.arrival_s < previous:
@@ -116,11 +116,20 @@ def check(request: TracedRequest, previous: float, max_total_len: int | None) ->
 
 
 def write_csv(path: str | os.PathLike[str], requests: Iterable[TracedRequest]) -> None:
-    """Write a trace that `read_csv` gives back, but for ids. Raises OutputError."""
+    """Write a trace that `read_csv` gives back, but for ids.
+
+    Raises OutputError where `path` is unwritable and TraceError for what could not be read back.
+    """
+    previous = 0.0
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for r in requests:
+            try:
+                check(r, previous, None)
+            except ValueError as error:
+                raise TraceError(f"{path}: request {r.id!r}: {error}") from None
+            previous = r.arrival_s
             writer.writerow((r.client, r.arrival_s, r.prompt_len, r.output_len))
 
 
