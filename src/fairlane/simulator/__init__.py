@@ -1,0 +1,1 @@
+"""A server in a box: serving-loop models that run any policy faster than real time."""

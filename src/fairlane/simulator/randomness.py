@@ -1,0 +1,34 @@
+"""The random numbers of one simulated run, drawn up front from a seed."""
+
+import numpy as np
+
+from fairlane.simulator.serving import Noise
+
+_CHUNK = 4096
+
+
+class Randomness:
+    """Seeded noise: one factor per step, one delay per request.
+
+    factors[i] multiplies the latency of step i; `grow` makes more of them.
+    """
+
+    def __init__(self, seed: int, noise: Noise) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._noise = noise
+        self._run = 1.0 + noise.run * float(self._rng.standard_normal())
+        self.factors: list[float] = []
+
+    def delays(self, count: int) -> list[float]:
+        """How long each of `count` requests takes to reach the router, in seconds."""
+        low, high = self._noise.delay_s
+        return list(map(float, low + (high - low) * self._rng.random(count)))
+
+    def grow(self, count: int) -> None:
+        """See to it that there are at least `count` factors."""
+        while len(self.factors) < count:
+            if self._noise.step:
+                steps = 1.0 + self._noise.step * self._rng.standard_normal(_CHUNK)
+                self.factors += (self._run * steps).tolist()
+            else:
+                self.factors += [self._run] * _CHUNK
