@@ -105,21 +105,23 @@ def write_parquet(path: str | os.PathLike[str], run: Run) -> None:
 def read_jsonl(path: str | os.PathLike[str]) -> Run:
     """Read what `write_jsonl` wrote. Raises RecordError, naming file and line."""
     records = [_checked(path, number, entry, _record) for number, entry in _lines(path)]
-    beside = manifest_path(path)
-    try:
-        manifest = _parse_json(beside.read_text(encoding="utf-8"))
-        count = manifest.pop("request_count")
-        total_time_s = _time(manifest.pop("total_time_s"), "total_time_s")
-    except OSError as error:
-        raise RecordError(
-            f"{beside}: cannot be read ({(error.strerror or '').lower()}); "
-            f"{path} needs its manifest beside it"
-        ) from error
-    except (ValueError, KeyError, AttributeError) as error:
-        raise RecordError(f"{beside}: not the manifest of a run ({error})") from error
-    if count != len(records):
-        raise RecordError(f"{path}: holds {len(records)} requests, its manifest says {count}")
+    manifest, total_time_s = _read_manifest(manifest_path(path), len(records))
     return Run(manifest, records, total_time_s)
+
+
+def _read_manifest(path: Path, request_count: int) -> tuple[dict[str, Any], float]:
+    """(settings, total time) of a run whose result file holds so many requests."""
+    try:
+        manifest = _parse_json(path.read_text(encoding="utf-8"))
+        _require(isinstance(manifest, dict), "not a JSON object")
+        count = manifest.pop("request_count", None)
+        _require(count == request_count, f"says {count} requests, beside it are {request_count}")
+        return manifest, _time(manifest.pop("total_time_s", None), "total_time_s")
+    except OSError as error:
+        cause = (error.strerror or "").lower()
+        raise RecordError(f"{path}: cannot be read ({cause}); a run needs it beside it") from error
+    except ValueError as error:
+        raise RecordError(f"{path}: not the manifest of this run: {error}") from error
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
