@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlane.core.errors import FairlaneError
-from fairlane.files import OutputError, atomic_write
 from fairlane.records import (
     RecordError,
     RequestRecord,
@@ -234,36 +232,4 @@ def test_a_failed_write_leaves_the_good_file_alone(tmp_path: Path) -> None:
     before = {file: file.read_text() for file in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="JSON compliant"):
         write_jsonl(path, Run({}, [*ONE.records, RequestRecord(1, "a", float("nan"), 1, 1)]))
-    with pytest.raises(KeyboardInterrupt):
-        interrupt(path)
     assert {file: file.read_text() for file in tmp_path.iterdir()} == before
-
-
-def interrupt(path: Path) -> None:
-    with atomic_write(path) as file:
-        file.write("half of")
-        raise KeyboardInterrupt
-
-
-@pytest.fixture
-def unwritable(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "file").write_text("kept")
-    yield tmp_path / "file" / "run.jsonl"
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_unwritable_outputs_are_named(tmp_path: Path, unwritable: Path) -> None:
-    with pytest.raises(OutputError, match=r"run\.jsonl: cannot be written \(.*\); choose another"):
-        write_jsonl(unwritable, ONE)
-    with pytest.raises(OutputError, match="not a regular file"):
-        write_jsonl(tmp_path, ONE)
-
-
-def test_folders_are_made_and_links_kept(tmp_path: Path) -> None:
-    target, link = tmp_path / "new" / "folder" / "run.jsonl", tmp_path / "link.jsonl"
-    write_jsonl(target, ONE)
-    link.symlink_to(target)
-    with atomic_write(link) as file:
-        file.write("through the link")
-    assert link.is_symlink()
-    assert target.read_text() == "through the link"
