@@ -31,9 +31,14 @@ def test_an_interrupted_write_leaves_the_good_file_alone(
 ) -> None:
     path = tmp_path / "a.txt"
     path.write_text("good")
-    with pytest.raises(OutputError if stop is OSError else stop), atomic_write(path) as file:
-        file.write("half of")
-        raise stop
+
+    def write_half() -> None:
+        with atomic_write(path) as file:
+            file.write("half of")
+            raise stop
+
+    with pytest.raises(OutputError if stop is OSError else stop):
+        write_half()
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
 
