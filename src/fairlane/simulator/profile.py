@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Profile:
 def profile_names() -> list[str]:
     """Names of the profiles that come with Fairlane."""
     folder = files("fairlane.simulator") / "profiles"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.suffix == ".toml")
+    names = (file.name for file in folder.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 @cache
@@ -131,7 +133,7 @@ def _interpolate(points: list[list[float]], x: float) -> float:
     """Straight lines between (x, y) points; the first and last y hold outside."""
     if x <= points[0][0]:
         return points[0][1]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return points[-1][1]

@@ -24,7 +24,7 @@ from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy, RepeatsCharges
-from fairlane.core.types import Request
+from fairlane.core.types import Request, RequestId
 from fairlane.simulator.memory import MemoryPlan
 from fairlane.simulator.randomness import Randomness
 from fairlane.simulator.serving import Charging, ServerConfig
@@ -63,9 +63,7 @@ class ServingLoop:
         self.cold = True
         # messages
         delays = randomness.delays(len(requests))
-        self.inbox = deque(
-            sorted((r.arrival_s + delays[i], i) for i, r in enumerate(requests))
-        )
+        self.inbox = deque(sorted((r.arrival_s + delays[i], i) for i, r in enumerate(requests)))
         self.notices: deque[float] = deque()
         self.credit = 0.0
         self.idle_since = 0.0
@@ -229,7 +227,9 @@ class ServingLoop:
         ahead = [position for position in self.running if position in self.ahead]
         if isinstance(self.policy, RepeatsCharges):
             self.policy.charge_again(ahead)
-        others = dict.fromkeys((i for i in self.running if i not in self.ahead), 1)
+        others: dict[RequestId, int] = dict.fromkeys(
+            (i for i in self.running if i not in self.ahead), 1
+        )
         self.policy.record_tokens(others, self.now)
         self.reported = self.step + 1
         self.ahead.clear()

@@ -1,0 +1,1 @@
+"""Experiments: suite x policy x host -> records and manifest, and what is drawn from them."""

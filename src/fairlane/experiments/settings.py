@@ -1,0 +1,115 @@
+"""One run, fully described: what `fairlane simulate` takes and what a manifest echoes."""
+
+import random
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.core.policy import Policy
+from fairlane.core.types import Request
+from fairlane.policies.registry import get_policy
+from fairlane.records import Run
+from fairlane.simulator.profile import get_profile
+from fairlane.simulator.run import simulate
+from fairlane.simulator.serving import MEASURED_NOISE, NO_NOISE, Charging, ServerConfig
+from fairlane.workloads.suites import get_suite
+from fairlane.workloads.trace import TracedRequest, read_csv
+
+COSTS: dict[str, Cost] = {"linear": LinearCost(), "quadratic": QuadraticCost()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one simulated run is made of; None and () leave a setting to its default.
+
+    weights: of the clients, in the order of their names as numbers. predict_range: how far the
+    oracle may be off, relative. trace: CSV file, for the suite "real". duration: seconds.
+    artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise and the
+    oracle; workload_seed: of the workload.
+    """
+
+    suite: str
+    scheduler: str
+    profile: str | None = None
+    memory_tokens: int | None = None
+    weights: tuple[float, ...] = ()
+    cost: str = "linear"
+    rate_limit: int | None = None
+    predict_range: float | None = None
+    trace: str | None = None
+    duration: float | None = None
+    artifact_lift: bool = False
+    charging: str = Charging.DELIVERY.value
+    first_prefill_delay_s: float = 0.0
+    noise: bool = True
+    seed: int = 0
+    workload_seed: int = 42
+
+    def requests(self) -> list[TracedRequest]:
+        """The workload."""
+        suite = get_suite(self.suite)
+        trace = None if self.trace is None else _trace(self.trace)
+        return suite.requests(seed=self.workload_seed, duration=self.duration, trace=trace)
+
+    def server(self) -> ServerConfig:
+        """The simulated server."""
+        return ServerConfig(
+            profile=get_profile(self.profile or get_suite(self.suite).profile),
+            memory_tokens=self.memory_tokens or 0,
+            charging=Charging(self.charging),
+            first_prefill_delay_s=self.first_prefill_delay_s,
+            noise=MEASURED_NOISE if self.noise else NO_NOISE,
+        )
+
+    def policy(self, requests: list[TracedRequest]) -> Policy[Any]:
+        """A fresh scheduler; options that it does not take are an error."""
+        spec = get_policy(self.scheduler)
+        if self.cost not in COSTS:
+            raise UnknownNameError("cost", self.cost, COSTS)
+        options: dict[str, Any] = {}
+        if self.cost != "linear":
+            options["cost"] = COSTS[self.cost]
+        if self.weights:
+            options["weights"] = _by_client(self.weights, requests)
+        if self.rate_limit is not None:
+            options["rate_limit"] = self.rate_limit
+        if self.artifact_lift and "artifact_lift" in spec.options:
+            options["artifact_lift"] = True
+        if self.predict_range is not None:
+            options["predict_range"] = self.predict_range
+            options["uniform"] = random.Random(self.seed).uniform
+        if "true_length" in spec.options:
+            options["true_length"] = _true_length(requests)
+        return spec.create(**options)
+
+    def run(self) -> Run:
+        """Simulate; the manifest holds these settings and the server's."""
+        requests = self.requests()
+        run = simulate(requests, self.policy(requests), self.server(), seed=self.seed)
+        run.manifest = {**asdict(self), **run.manifest}
+        return run
+
+
+@cache
+def _trace(path: str) -> list[TracedRequest]:
+    return read_csv(Path(path))
+
+
+def _by_client(weights: tuple[float, ...], requests: list[TracedRequest]) -> dict[str, float]:
+    """The i-th weight belongs to the i-th client, clients in the order of their numbers."""
+    clients = sorted({r.client for r in requests}, key=lambda name: (len(name), name))
+    if len(weights) != len(clients):
+        raise FairlaneError(f"{len(weights)} weights for {len(clients)} clients: give one each")
+    return dict(zip(clients, weights, strict=True))
+
+
+def _true_length(requests: list[TracedRequest]) -> Any:
+    def true_length(request: Request) -> int:
+        position = request.id
+        assert isinstance(position, int)
+        return requests[position].output_len
+
+    return true_length

@@ -1,0 +1,76 @@
+"""Run a workload through a policy on a simulated server."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fairlane.core.errors import FairlaneError
+from fairlane.core.policy import Policy
+from fairlane.records import RequestRecord, Run
+from fairlane.simulator.randomness import Randomness
+from fairlane.simulator.serving import ServerConfig
+from fairlane.simulator.slora import ServingLoop, Times
+from fairlane.workloads.trace import TracedRequest
+
+
+def simulate(
+    requests: Sequence[TracedRequest], policy: Policy[Any], config: ServerConfig, *, seed: int = 0
+) -> Run:
+    """Serve `requests` (in arrival order) and record what each client saw.
+
+    The policy is handed requests whose id is their position in `requests`. Raises FairlaneError
+    for a request that the server could never hold.
+    """
+    _check(requests, config)
+    loop = ServingLoop(requests, policy, config, Randomness(seed, config.noise))
+    times = loop.run()
+    manifest = {"server": _settings(config), "seed": seed}
+    return Run(manifest, _records(requests, times, config), _total_time(requests, times, config))
+
+
+def _check(requests: Sequence[TracedRequest], config: ServerConfig) -> None:
+    """Refuse a workload that contains a request too long for the server."""
+    for request in requests:
+        prompt = request.prompt_len + config.prompt_overhead
+        total = prompt + request.output_len
+        if prompt > config.max_prompt_tokens or total > config.max_total_tokens:
+            raise FairlaneError(
+                f"request {request.id} of client {request.client} has {request.prompt_len} prompt "
+                f"and {request.output_len} output tokens; this server holds prompts up to "
+                f"{config.max_prompt_tokens - config.prompt_overhead} tokens and at most "
+                f"{config.max_total_tokens - config.prompt_overhead} tokens in all"
+            )
+
+
+def _records(
+    requests: Sequence[TracedRequest], times: Times, config: ServerConfig
+) -> list[RequestRecord]:
+    delay = config.reply_delay_s
+    records = []
+    for i, request in enumerate(requests):
+        record = RequestRecord(
+            request.id, request.client, request.arrival_s, request.prompt_len, request.output_len
+        )
+        first, end = times.first_token[i], times.end[i]
+        if first is None or end is None:
+            record.outcome, record.reason = "rejected", times.rejection[i]
+        else:
+            record.ttft_s = first + delay - request.arrival_s
+            record.latency_s = end + delay - request.arrival_s
+        records.append(record)
+    return records
+
+
+def _total_time(requests: Sequence[TracedRequest], times: Times, config: ServerConfig) -> float:
+    """When the last client has its answer; a rejected one learns of it with a delay."""
+    ends = [end + config.reply_delay_s for end in times.end if end is not None]
+    ends += [requests[i].arrival_s + config.abort_notice_s for i in times.rejection]
+    return max(ends, default=0.0)
+
+
+def _settings(config: ServerConfig) -> dict[str, Any]:
+    """The server's settings, for a manifest."""
+    settings = asdict(config)
+    settings["profile"] = config.profile.name
+    settings["charging"] = config.charging.value
+    return settings
