@@ -15,7 +15,7 @@ from fairlane.workloads.generators import generate
 from fairlane.workloads.trace import TracedRequest
 
 A10G = "a10g-llama-2-7b"
-A100 = "a100-80g-llama-2-13b"
+A100 = "a100-llama-2-13b"
 
 Generator = Callable[[WorkloadConfig, int], list[TracedRequest]]
 
