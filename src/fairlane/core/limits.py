@@ -10,6 +10,9 @@ from typing import Protocol
 from fairlane.core.types import Rejection, Request
 
 
+_PAST_THE_EDGE_S = 0.001  # an arrival exactly one window old still counts
+
+
 class Gate(Protocol):
     """A rule consulted before a request is queued."""
 
@@ -24,7 +27,8 @@ class RequestRate:
     """At most `limit` accepted requests per client in any window of `window_s` seconds.
 
     The artifact's rate limiter (paper, section 5.1, "RPM"): a request is turned away when the
-    client already has `limit` accepted arrivals not older than `window_s`.
+    client already has `limit` accepted arrivals not older than `window_s`. Remembers nothing
+    older than that, whoever sent it.
     """
 
     def __init__(self, limit: int, window_s: float = 60.0) -> None:
@@ -32,22 +36,28 @@ class RequestRate:
             raise ValueError(f"rate_limit must be at least 1 request per minute, not {limit}")
         self._limit = limit
         self._window_s = window_s
-        self._accepted: dict[str, deque[float]] = {}
+        self._accepted: deque[tuple[float, str]] = deque()  # of all clients, oldest first
+        self._by_client: dict[str, deque[float]] = {}
 
     def check(self, request: Request, now: float) -> Rejection | None:
-        """A rejection that says when the oldest accepted request leaves the window."""
-        times = self._accepted.get(request.client)
-        if times is None:
+        """A rejection that says when the oldest accepted request has left the window."""
+        self._expire(now)
+        times = self._by_client.get(request.client)
+        if times is None or len(times) < self._limit:
             return None
-        while times and now - times[0] > self._window_s:
-            times.popleft()
-        if not times:
-            del self._accepted[request.client]
-            return None
-        if len(times) < self._limit:
-            return None
-        return Rejection("rate_limit", self._window_s - (now - times[0]))
+        wait = self._window_s - (now - times[0])
+        return Rejection("rate_limit", wait + _PAST_THE_EDGE_S)
 
     def accepted(self, request: Request, now: float) -> None:
         """Count an accepted arrival."""
-        self._accepted.setdefault(request.client, deque()).append(now)
+        self._accepted.append((now, request.client))
+        self._by_client.setdefault(request.client, deque()).append(now)
+
+    def _expire(self, now: float) -> None:
+        """Drop the arrivals of all clients that are older than the window."""
+        while self._accepted and now - self._accepted[0][0] > self._window_s:
+            _, client = self._accepted.popleft()
+            times = self._by_client[client]
+            times.popleft()
+            if not times:
+                del self._by_client[client]
