@@ -64,6 +64,14 @@ def test_a_client_that_never_waited_has_no_share() -> None:
     assert math.isnan(found["b"].received)  # waited while nothing was served
 
 
+def test_waiting_while_nothing_is_served_is_no_share() -> None:
+    # three clients' rates that do not add up to exactly 0 once all are gone
+    busy = [request(c, 0, 0, end) for c, end in (("a", 0.7), ("b", 1.1), ("c", 1.3))]
+    found = metrics.shares_while_waiting(Table.from_records([*busy, request("d", 2, 5, 10)]))
+    assert math.isnan(found["d"].received)
+    assert math.isnan(found["d"].entitled)
+
+
 def test_single_tokens_are_served_at_once() -> None:
     # a waits from 0 to 20; in it fall b's single token at 10, and its own at 20
     found = shares(request("a", 0, 20, 20, cost=30), request("b", 0, 10, 10, cost=60))

@@ -73,10 +73,13 @@ def _delivered_until(instants: Floats, start: Floats, end: Floats, worth: Floats
     begin, stop = np.searchsorted(instants, start), np.searchsorted(instants, end)
     at_once = begin == stop
     rate = np.where(at_once, 0.0, worth) / np.where(at_once, 1.0, end - start)
-    change = np.bincount(begin, rate, len(instants)) - np.bincount(stop, rate, len(instants))
-    steps: Floats = np.zeros(len(instants))
+    n = len(instants)
+    rates = np.cumsum(np.bincount(begin, rate, n) - np.bincount(stop, rate, n))[:-1]
+    served = np.cumsum(np.bincount(begin, minlength=n) - np.bincount(stop, minlength=n))[:-1]
+    rates[served == 0] = 0.0  # no rest of rounding where nothing is served
+    steps: Floats = np.zeros(n)
     np.add.at(steps, begin, np.where(at_once, worth, 0.0))
-    steps[1:] += np.cumsum(change)[:-1] * np.diff(instants)
+    steps[1:] += rates * np.diff(instants)
     until: Floats = np.cumsum(steps)
     return until
 
