@@ -66,7 +66,7 @@ def test_a_client_that_never_waited_has_no_share() -> None:
 
 def test_waiting_while_nothing_is_served_is_no_share() -> None:
     # three clients' rates that do not add up to exactly 0 once all are gone
-    busy = [request(c, 0, 0, end) for c, end in (("a", 0.7), ("b", 1.1), ("c", 1.3))]
+    busy = [request(c, 0, 0, end) for c, end in (("a", 0.1), ("b", 0.3), ("c", 0.7))]
     found = metrics.shares_while_waiting(Table.from_records([*busy, request("d", 2, 5, 10)]))
     assert math.isnan(found["d"].received)
     assert math.isnan(found["d"].entitled)
