@@ -45,5 +45,5 @@ def test_a_blur_needs_randomness_and_a_sensible_spread() -> None:
         Oracle(lambda request: 1, spread=0.5)
     with pytest.raises(ValueError, match=r"0\.\.1"):
         Oracle(lambda request: 1, spread=1.5, uniform=random.uniform)
-    with pytest.raises(ValueError, match="window"):
+    with pytest.raises(ValueError, match="window and max_clients"):
         MovingAverage(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MODULE = '''
+MODULE = """
 from fairlane.core.policy import ClientQueue, Policy, Ticket
 from fairlane.policies.registry import PolicySpec
 
@@ -40,7 +40,7 @@ def lcfs(*, limit=None):
 
 
 SPEC = PolicySpec(NAME, lcfs, "last come, first served", ("stack",))
-'''
+"""
 
 USE = """
 from fairlane.core.types import Request

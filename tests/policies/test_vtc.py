@@ -202,9 +202,7 @@ def test_the_blurred_oracle_asks_for_the_papers_range() -> None:
         asked.append((low, high))
         return high
 
-    policy = vtc(
-        "vtc-oracle", true_length=lambda request: 100, predict_range=0.5, uniform=uniform
-    )
+    policy = vtc("vtc-oracle", true_length=lambda request: 100, predict_range=0.5, uniform=uniform)
     policy.enqueue(req(1, "a", 0), 0)
     admit_next(policy)
     assert asked == [(50.0, 150.0)]

@@ -1,4 +1,4 @@
-"""Counters of service that decide who is next: the mechanism under VTC and its relatives.
+"""Counters of service that decide who is next: the policy under VTC and its relatives.
 
 Source: Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024), algorithms 2 to 4.
 Idea: every client has a counter of the service it received, divided by its weight. The next
@@ -12,116 +12,38 @@ with waves of another's; a predictor charges expected output in advance and smoo
 Departures from the paper. Counters form a tree: a client is a path of names (organisation, team,
 user), every level is fair by itself, and the paper's flat VTC is a path of length one. Charges
 are differences of a cumulative cost, so plain, predicted and oracle VTC are one class with
-different predictors, and a preempted request never pays its prompt twice.
+different predictors, and a preempted request never pays its prompt twice. A preempted request
+brings its client back with the lead it had when it left, and no more, or else a client could
+save up service by being preempted. A client at its running limit (remark 4.7) counts as not
+backlogged until it drops below.
 
 Cost: peek, admit and a lift are O(log backlogged siblings) a level; a report of tokens is
 O(requests in it); idle clients keep one counter each.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from heapq import heapify, heappop, heappush, heapreplace
+from typing import TypedDict
 
 from fairlane.core.cost import Cost, LinearCost
+from fairlane.core.counters import Level, Lift, Node, lift_to_least_or_last
+from fairlane.core.errors import FairlaneError
 from fairlane.core.limits import Gate
-from fairlane.core.policy import ClientQueue, Policy, RepeatsCharges, Ticket
+from fairlane.core.policy import Policy, RepeatsCharges, Ticket
 from fairlane.core.predict import Predictor
+from fairlane.core.saved import Saved, load_level, save_level
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
-Lift = Callable[[float | None, float | None], float | None]
-"""(least counter of the backlogged, counter of who left the queue last) -> the level to which a
-client that returns is lifted, or None. Either argument is None when there is no such client."""
 
+class FairOptions(TypedDict, total=False):
+    """The options of every policy that is a FairQueue; see there."""
 
-def lift_to_least_or_last(least: float | None, last: float | None) -> float | None:
-    """The paper's lift: to the least backlogged counter, else to that of the last to leave."""
-    return last if least is None else least
-
-
-def lift_to_least(least: float | None, last: float | None) -> float | None:
-    """The artifact's lift: as the paper's, but none when nobody is backlogged."""
-    return least
-
-
-def no_lift(least: float | None, last: float | None) -> float | None:
-    """Least counter first: an idle client saves up service (paper, section 5.1, "LCF")."""
-    return None
-
-
-class Level:
-    """Siblings that share by counters: the backlogged ones in a heap with stale lower bounds.
-
-    Heap invariant: each backlogged child has an entry (key, seq, child) whose key equals
-    child.key and is at most its counter. Counters mostly grow, so an entry is refreshed only
-    when it reaches the top; entries whose key differs from child.key are dropped there. Ties go
-    to the child that was known first.
-    """
-
-    __slots__ = ("backlogged", "children", "heap", "idle", "last", "seq")
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Node]] = []
-        self.backlogged = 0
-        self.children: dict[str, Node] = {}  # clients with live requests, and groups
-        self.idle: dict[str, tuple[float, int]] = {}  # the others: counter and seq
-        self.last: Node | None = None  # who left the queue last
-        self.seq = 0
-
-    def least(self) -> "Node | None":
-        """The backlogged child with the least counter, after refreshing stale entries."""
-        heap = self.heap
-        while heap:
-            key, seq, child = heap[0]
-            if child.key != key:
-                heappop(heap)
-                continue
-            counter = child.base + child.charged / child.weight
-            if counter == key:
-                return child
-            child.key = counter
-            heapreplace(heap, (counter, seq, child))
-        return None
-
-    def push(self, child: "Node") -> None:
-        """A child became backlogged, or its counter fell."""
-        child.key = child.counter
-        heappush(self.heap, (child.key, child.seq, child))
-        if len(self.heap) > 2 * self.backlogged + 64:
-            self.heap = [(c.key, c.seq, c) for c in self.children.values() if c.key is not None]
-            heapify(self.heap)
-
-
-class Node:
-    """A client, or a group of clients, that has something queued or running.
-
-    Its counter is base + charged / weight; `charged` is the priced service since `base` was set.
-    """
-
-    __slots__ = (
-        "base", "charged", "inner", "key", "level", "live", "name", "parent", "queue", "seq",
-        "weight",
-    )  # fmt: skip
-
-    def __init__(self, name: str, parent: "Node | None", level: Level, weight: float) -> None:
-        self.name = name
-        self.parent = parent
-        self.level = level  # the siblings
-        self.weight = weight
-        self.live = 0  # requests that keep a client from being idle; groups stay
-        self.charged = 0.0
-        self.key: float | None = None  # of its heap entry; None when nothing is queued below it
-        self.queue: ClientQueue[Charged] = ClientQueue()  # of a client
-        self.inner: Level | None = None  # of a group
-        known = level.idle.pop(name, None)
-        if known is None:
-            level.seq += 1
-            known = (0.0, level.seq)
-        self.base, self.seq = known
-        level.children[name] = self
-
-    @property
-    def counter(self) -> float:
-        """Service per weight, as lifted."""
-        return self.base + self.charged / self.weight
+    cost: Cost | None
+    weights: Mapping[str, float] | None
+    path_of: Callable[[str], tuple[str, ...]] | None
+    gates: Iterable[Gate]
+    max_running: int | None
+    max_running_tokens: int | None
+    max_idle: int
 
 
 class Charged(Ticket):
@@ -136,34 +58,59 @@ class Charged(Ticket):
         self.covered = 0.0  # output tokens charged in advance
         self.admission: float | None = None  # what its prompt was charged, once admitted
 
+    @property
+    def tokens(self) -> int:
+        """What it takes up in the running batch."""
+        return self.request.prompt_tokens + self.output
+
 
 class FairQueue(Policy[Charged], RepeatsCharges):
     """Least counter first over a tree of clients.
 
-    cost: what tokens are worth. weights: by client or group name, default 1. lift: see `Lift`.
-    predictor: charges the expected output at admission, or None. path_of: the names from the
-    top-level group down to the client; by default the client alone.
+    lift: see `Lift`. predictor: charges the expected output at admission, or None.
+    cost: what tokens are worth.
+    weights: by client name, for members of groups by path ("acme/eng/alice") and for the groups
+        themselves by theirs ("acme/eng"). Default 1. Also: set_weight.
+    path_of: from a client's name to the names from the top-level group down to the client, which
+        must not contain "/"; `str.split` at "/" is `split_path`. By default there are no groups.
+    gates: rules that may reject a request on arrival (limits.py).
+    max_running, max_running_tokens: how many requests, or tokens (input and output so far), of
+        one client may be in the running batch for it to be admitted more. Remark 4.7 of the
+        paper: tightens the bounds, and capacity may stay unused.
+    max_idle: how many idle clients and groups are remembered; beyond, the longest idle are
+        forgotten.
     """
 
     def __init__(
         self,
         *,
-        cost: Cost | None = None,
-        weights: Mapping[str, float] | None = None,
         lift: Lift = lift_to_least_or_last,
         predictor: Predictor | None = None,
+        cost: Cost | None = None,
+        weights: Mapping[str, float] | None = None,
         path_of: Callable[[str], tuple[str, ...]] | None = None,
         gates: Iterable[Gate] = (),
+        max_running: int | None = None,
+        max_running_tokens: int | None = None,
+        max_idle: int = 1_000_000,
     ) -> None:
         super().__init__(tuple(gates))
+        for name, limit in (
+            ("max_running", max_running),
+            ("max_running_tokens", max_running_tokens),
+            ("max_idle", max_idle),
+        ):
+            if limit is not None and limit < 1:
+                raise FairlaneError(f"{name} must be at least 1, not {limit}")
         self._cost: Cost = LinearCost() if cost is None else cost
-        self._weights = dict(weights or {})
-        for name, weight in self._weights.items():
-            if not 0 < weight < float("inf"):
-                raise ValueError(f"the weight of {name!r} must be positive, not {weight}")
+        self._weights = {n: _positive(n, weight) for n, weight in (weights or {}).items()}
         self._lift = lift
         self._predictor = predictor
         self._path_of = path_of
+        self._max_running = max_running
+        self._max_running_tokens = max_running_tokens
+        self._max_idle = max_idle
+        self._young = 0  # idle clients and groups since some were last forgotten
         self._root = Level()
 
     # -- order -------------------------------------------------------------------------------
@@ -182,17 +129,16 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def _enqueue(self, request: Request) -> Charged:
         node = self._node_of(request.client)
         ticket = Charged(request, node)
-        node.live += 1
-        if not node.queue:
-            self._raise_backlog(node, lifted=True)
         node.queue.push(ticket)
+        if node.entry is None:
+            self._reorder(node)
         return ticket
 
     def _admit(self, ticket: Charged, cached_tokens: int) -> None:
         node = ticket.node
         del node.queue[ticket.request.id]
-        if not node.queue:
-            self._lower_backlog(node)
+        node.running += 1
+        node.tokens += ticket.tokens
         if ticket.admission is None:
             prompt = ticket.request.prompt_tokens
             ticket.admission = self._cost.admission(prompt, cached_tokens)
@@ -201,25 +147,58 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 ticket.covered = max(0.0, self._predictor.predict(ticket.request))
                 charge += self._cost.output(prompt, 0, ticket.covered)
             self._charge(node, charge)
+        self._reorder(node)
 
     def _requeue(self, ticket: Charged, undo: bool) -> None:
         node = ticket.node
-        if undo and not ticket.output and ticket.admission is not None:
+        node.running -= 1
+        node.tokens -= ticket.tokens
+        undone = undo and not ticket.output
+        if undone and ticket.admission is not None:
             self._refund(ticket)
-        if not node.queue:
-            self._raise_backlog(node, lifted=False)
         node.queue.push_front(ticket)
+        self._reorder(node, lifted=not undone, keep_lead=True)
 
     def _finish(self, ticket: Charged, outcome: Outcome) -> None:
         node = ticket.node
-        if not ticket.running:
+        if ticket.running:
+            node.running -= 1
+            node.tokens -= ticket.tokens
+        else:
             del node.queue[ticket.request.id]
-            if not node.queue:
-                self._lower_backlog(node)
         self._settle(ticket)
         if outcome is Outcome.FINISHED and self._predictor is not None:
             self._predictor.observe(ticket.request, ticket.output)
-        self._release(node)
+        self._reorder(node)
+        if not node.queue and not node.running:
+            self._retire(node)
+
+    def _reorder(self, node: Node, *, lifted: bool = True, keep_lead: bool = False) -> None:
+        """Put a client, and the groups above it, into or out of their heaps as they now belong.
+
+        A client belongs there while it has waiting requests and is below its limits; it comes
+        back lifted, unless the admission that took it out is undone.
+        """
+        step: Node | None = node
+        if node.queue and not self._at_limit(node):
+            while step is not None and step.entry is None:
+                if lifted:
+                    step.lift(self._lift, keep_lead)
+                step.enter()
+                step = step.parent
+        elif node.entry is not None:
+            while step is not None:
+                step.leave()
+                if step.level.backlogged:
+                    return
+                step = step.parent
+
+    def _at_limit(self, node: Node) -> bool:
+        """Whether a client may not be admitted more for now."""
+        requests, tokens = self._max_running, self._max_running_tokens
+        return (requests is not None and node.running >= requests) or (
+            tokens is not None and node.tokens >= tokens
+        )
 
     # -- charges -----------------------------------------------------------------------------
 
@@ -233,6 +212,9 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 continue
             start = ticket.output
             stop = ticket.output = start + count
+            node: Node | None = ticket.node
+            if ticket.running:
+                ticket.node.tokens += count
             covered = ticket.covered
             if stop <= covered:
                 continue
@@ -241,10 +223,13 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 charge = self._cost.output(prompt, max(start, covered), stop)
             else:
                 charge = output_price * count
-            node: Node | None = ticket.node
             while node is not None:
                 node.charged += charge
                 node = node.parent
+        if self._max_running_tokens is not None:
+            for request_id in tokens:
+                if request_id in tickets:
+                    self._reorder(tickets[request_id].node)
 
     def charge_again(self, request_ids: Iterable[RequestId]) -> None:
         """Charge the latest token of each running request again (see RepeatsCharges)."""
@@ -256,11 +241,17 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 )
                 self._charge(ticket.node, last)
 
+    def _prepaid(self, ticket: Charged) -> float:
+        """What a prediction charged for output that has not been delivered."""
+        if ticket.covered <= ticket.output:
+            return 0.0
+        return self._cost.output(ticket.request.prompt_tokens, ticket.output, ticket.covered)
+
     def _settle(self, ticket: Charged) -> None:
-        """Give back what a prediction charged beyond the delivered output."""
-        if ticket.admission is not None and ticket.covered > ticket.output:
-            prompt = ticket.request.prompt_tokens
-            self._charge(ticket.node, -self._cost.output(prompt, ticket.output, ticket.covered))
+        """Give back what was prepaid."""
+        prepaid = self._prepaid(ticket)
+        if prepaid:
+            self._charge(ticket.node, -prepaid)
             ticket.covered = ticket.output
 
     def _refund(self, ticket: Charged) -> None:
@@ -275,67 +266,119 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         step: Node | None = node
         while step is not None:
             step.charged += amount
-            if amount < 0 and step.key is not None:
+            if amount < 0 and step.entry is not None:
                 step.level.push(step)
             step = step.parent
+
+    # -- what operators do -------------------------------------------------------------------
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """From now on, service counts for a client or group by this weight; keys as in `weights`.
+
+        What was delivered stays as it was charged; what a prediction prepaid is charged anew.
+        """
+        self._weights[name] = _positive(name, weight)
+        prepaid = self._prepaid_below()
+        for node in self._live_nodes(name):
+            kept = prepaid.get(node, 0.0)
+            node.base += (node.charged - kept) / node.weight
+            node.charged = kept
+            node.weight = weight
+            if node.entry is not None:
+                node.level.push(node)
+
+    def save(self) -> Saved:
+        """All counters, ready for JSON, as if every live request had ended at this moment."""
+        return save_level(self._root, self._prepaid_below())
+
+    def restore(self, saved: Saved) -> None:
+        """Take up counters that `save` gave. Only for a policy that was not used yet."""
+        if self._tickets or self._root.seq:
+            raise FairlaneError("counters can only be restored into a policy that was not used yet")
+        self._root = load_level(saved)
+        self._young = len(self._root.young)
+
+    def _prepaid_below(self) -> dict[Node, float]:
+        """Outstanding prepayments by client and group. O(live requests)."""
+        prepaid: dict[Node, float] = {}
+        for ticket in self._tickets.values():
+            step: Node | None = ticket.node
+            while step is not None:
+                prepaid[step] = prepaid.get(step, 0.0) + self._prepaid(ticket)
+                step = step.parent
+        return prepaid
 
     # -- the tree ----------------------------------------------------------------------------
 
     def _node_of(self, client: str) -> Node:
         """The client's node, made (with the groups above it) when it was idle."""
+        root = self._root
         if self._path_of is None:
-            return self._root.children.get(client) or self._make(client, None, self._root)
+            return root.children.get(client) or self._make(root, client, client, None)
         *groups, leaf = self._path_of(client)
-        level, parent = self._root, None
+        level, parent, path = root, None, ""
         for name in groups:
-            group = level.children.get(name) or self._make(name, parent, level)
-            if group.inner is None:
-                group.inner = Level()
-            level, parent = group.inner, group
-        return level.children.get(leaf) or self._make(leaf, parent, level)
+            path += name
+            key = name + "/"  # so that a client may have the name of a group
+            parent = level.children.get(key) or self._make(level, key, path, parent)
+            if parent.inner is None:
+                parent.inner = Level()
+            level = parent.inner
+            path += "/"
+        return level.children.get(leaf) or self._make(level, leaf, path + leaf, parent)
 
-    def _make(self, name: str, parent: Node | None, level: Level) -> Node:
-        return Node(name, parent, level, self._weights.get(name, 1.0))
+    def _make(self, level: Level, key: str, path: str, parent: Node | None) -> Node:
+        idle = level.young.pop(key, None)
+        if idle is not None:
+            self._young -= 1
+        else:
+            idle = level.old.pop(key, None)
+            if idle is None:
+                level.seq += 1
+                idle = (level.start, level.seq, None)
+            elif idle[2] is not None:
+                idle[2].forget_old()  # its members have been idle as long as it has
+        node = Node(key, parent, level, self._weights.get(path, 1.0), idle)
+        level.children[key] = node
+        return node
 
-    def _raise_backlog(self, node: Node, *, lifted: bool) -> None:
-        """A client got its first waiting request: it, and groups above, join their heaps."""
-        step: Node | None = node
-        while step is not None and step.key is None:
-            level = step.level
-            if lifted:
-                self._lift_node(step)
-            level.backlogged += 1
-            level.push(step)
-            step = step.parent
-
-    def _lift_node(self, node: Node) -> None:
-        level = node.level
-        least, last = level.least(), level.last
-        floor = self._lift(
-            None if least is None else least.counter, None if last is None else last.counter
-        )
-        if floor is not None and floor > node.counter:
-            node.base, node.charged = floor, 0.0
-
-    def _lower_backlog(self, node: Node) -> None:
-        """A client's last waiting request left: it, and groups above, leave their heaps."""
+    def _retire(self, node: Node) -> None:
+        """A client without requests goes idle, and so does a group without such clients."""
         step: Node | None = node
         while step is not None:
-            step.key = None
             level = step.level
-            level.backlogged -= 1
-            level.last = step
-            if level.backlogged:
-                return
+            del level.children[step.name]
+            level.young[step.name] = (step.counter, step.seq, step.inner)
+            self._young += 1
+            if level.children:
+                break
             step = step.parent
+        if 2 * self._young > self._max_idle:
+            self._root.forget_old()
+            self._young = 0
 
-    def _release(self, node: Node) -> None:
-        """A request ended: a client without any goes idle and keeps only its counter."""
-        node.live -= 1
-        if not node.live:
-            node.level.idle[node.name] = (node.counter, node.seq)
-            del node.level.children[node.name]
+    def _live_nodes(self, name: str) -> list[Node]:
+        """The client and the group of that path, as far as they are not idle."""
+        *groups, leaf = [name] if self._path_of is None else name.split("/")
+        level = self._root
+        for group in groups:
+            node = level.children.get(group + "/")
+            if node is None or node.inner is None:
+                return []
+            level = node.inner
+        return [level.children[key] for key in (leaf, leaf + "/") if key in level.children]
 
     def _client_state(self, client: str, queued: int, running: int) -> ClientState:
         node = self._node_of(client)
         return ClientState(queued, running, node.counter, node.weight)
+
+
+def split_path(client: str) -> tuple[str, ...]:
+    """A `path_of` for names that are paths already, such as "acme/eng/alice"."""
+    return tuple(client.split("/"))
+
+
+def _positive(name: str, weight: float) -> float:
+    if not 0 < weight < float("inf"):
+        raise FairlaneError(f"the weight of {name!r} must be positive, not {weight}")
+    return weight

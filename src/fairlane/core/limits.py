@@ -1,14 +1,14 @@
 """Gates: rules that may turn a request away before it is queued.
 
 A gate composes with any policy. It sees a request at `enqueue` and answers with a Rejection, or
-None to let it pass; it counts only what was let in. Time is handed in.
+None to let it pass. It counts only what was let in, and remembers a client only while that
+matters. Time is handed in.
 """
 
 from collections import deque
 from typing import Protocol
 
 from fairlane.core.types import Rejection, Request
-
 
 _PAST_THE_EDGE_S = 0.001  # an arrival exactly one window old still counts
 
@@ -20,7 +20,13 @@ class Gate(Protocol):
         """A rejection, or None when the request may pass. Changes nothing that matters."""
 
     def accepted(self, request: Request, now: float) -> None:
-        """Every gate let the request pass: count it."""
+        """Every gate let the request pass: it waits now."""
+
+    def left(self, request: Request) -> None:
+        """It waits no more: it was admitted, or cancelled."""
+
+    def returned(self, request: Request) -> None:
+        """It was put back and waits again."""
 
 
 class RequestRate:
@@ -53,6 +59,12 @@ class RequestRate:
         self._accepted.append((now, request.client))
         self._by_client.setdefault(request.client, deque()).append(now)
 
+    def left(self, request: Request) -> None:
+        """Arrivals count, whatever became of them."""
+
+    def returned(self, request: Request) -> None:
+        """Arrivals count once."""
+
     def _expire(self, now: float) -> None:
         """Drop the arrivals of all clients that are older than the window."""
         while self._accepted and now - self._accepted[0][0] > self._window_s:
@@ -61,3 +73,33 @@ class RequestRate:
             times.popleft()
             if not times:
                 del self._by_client[client]
+
+
+class QueueLimit:
+    """At most `limit` waiting requests per client; what is put back is never turned away."""
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"a limit of waiting requests must be at least 1, not {limit}")
+        self._limit = limit
+        self._waiting: dict[str, int] = {}
+
+    def check(self, request: Request, now: float) -> Rejection | None:
+        """A rejection while the client has `limit` requests waiting."""
+        if self._waiting.get(request.client, 0) < self._limit:
+            return None
+        return Rejection("queue_full")
+
+    def accepted(self, request: Request, now: float) -> None:
+        """One more waits."""
+        self.returned(request)
+
+    def left(self, request: Request) -> None:
+        """One less waits."""
+        waiting = self._waiting.pop(request.client) - 1
+        if waiting:
+            self._waiting[request.client] = waiting
+
+    def returned(self, request: Request) -> None:
+        """One more waits."""
+        self._waiting[request.client] = self._waiting.get(request.client, 0) + 1

@@ -77,9 +77,9 @@ class Policy(ABC, Generic[T]):
             rejection = gate.check(request, now)
             if rejection is not None:
                 return rejection
+        self._tickets[request.id] = self._enqueue(request)
         for gate in self._gates:
             gate.accepted(request, now)
-        self._tickets[request.id] = self._enqueue(request)
         return None
 
     @abstractmethod
@@ -92,7 +92,14 @@ class Policy(ABC, Generic[T]):
         cached_tokens: how many prompt tokens the host found in its KV cache.
         """
         ticket = self._find(request_id, running=False)
+        if not 0 <= cached_tokens <= ticket.request.prompt_tokens:
+            raise FairlaneError(
+                f"request {request_id!r} of {ticket.request.prompt_tokens} prompt tokens cannot "
+                f"have {cached_tokens} of them cached"
+            )
         ticket.running = True
+        for gate in self._gates:
+            gate.left(ticket.request)
         self._admit(ticket, cached_tokens)
 
     def record_tokens(self, tokens: Mapping[RequestId, int], now: float) -> None:
@@ -106,6 +113,8 @@ class Policy(ABC, Generic[T]):
         """
         ticket = self._find(request_id, running=True)
         ticket.running = False
+        for gate in self._gates:
+            gate.returned(ticket.request)
         self._requeue(ticket, undo)
 
     def finish(
@@ -113,8 +122,12 @@ class Policy(ABC, Generic[T]):
     ) -> None:
         """A request ended, running or still waiting. Unknown ids are passed over."""
         ticket = self._tickets.pop(request_id, None)
-        if ticket is not None:
-            self._finish(ticket, outcome)
+        if ticket is None:
+            return
+        if not ticket.running:
+            for gate in self._gates:
+                gate.left(ticket.request)
+        self._finish(ticket, outcome)
 
     def snapshot(self) -> Snapshot:
         """Active clients (something queued or running) and their state. O(live requests)."""

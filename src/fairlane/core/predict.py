@@ -27,31 +27,36 @@ class MovingAverage:
     """The artifact's predictor: an average of the client's outputs that forgets slowly.
 
     The first length is taken as it is; each later one moves the estimate by 1/window. An
-    unknown client is predicted 0, so its first request is charged as it goes.
+    unknown client is predicted 0, so its first request is charged as it goes. At most
+    `max_clients` are remembered, in two generations: those that finished nothing for longest
+    are forgotten.
     """
 
-    def __init__(self, window: int = 5) -> None:
-        if window < 1:
-            raise ValueError(f"window must be at least 1, not {window}")
+    def __init__(self, window: int = 5, max_clients: int = 1_000_000) -> None:
+        if window < 1 or max_clients < 1:
+            raise ValueError(f"window and max_clients must be at least 1: {window}, {max_clients}")
         self._window = window
-        self._estimates: dict[str, float] = {}
+        self._max_clients = max_clients
+        self._young: dict[str, float] = {}
+        self._old: dict[str, float] = {}
 
     def predict(self, request: Request) -> float:
         """The client's current estimate."""
-        return self._estimates.get(request.client, 0.0)
+        return self._young.get(request.client) or self._old.get(request.client, 0.0)
 
     def observe(self, request: Request, output_tokens: int) -> None:
         """Move the client's estimate towards `output_tokens`."""
-        old = self._estimates.get(request.client, 0.0)
-        if old:
-            output_tokens_weighted = (self._window - 1) * old + output_tokens
-            self._estimates[request.client] = output_tokens_weighted / self._window
-        else:
-            self._estimates[request.client] = float(output_tokens)
+        old = self.predict(request)
+        new = ((self._window - 1) * old + output_tokens) / self._window if old else output_tokens
+        self.forget(request.client)
+        self._young[request.client] = float(new)
+        if 2 * len(self._young) > self._max_clients:
+            self._old, self._young = self._young, {}
 
     def forget(self, client: str) -> None:
         """Drop the client's estimate."""
-        self._estimates.pop(client, None)
+        self._young.pop(client, None)
+        self._old.pop(client, None)
 
 
 class Oracle:

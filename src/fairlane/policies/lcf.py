@@ -4,12 +4,12 @@ Bounds: none that hold after idleness. A client that was idle has a low counter 
 alone until it has caught up, so the others starve meanwhile.
 """
 
-from collections.abc import Mapping
+from typing import Unpack
 
-from fairlane.core.cost import Cost
-from fairlane.core.fair_queue import FairQueue, no_lift
+from fairlane.core.counters import no_lift
+from fairlane.core.fair_queue import FairOptions, FairQueue
 
 
-def lcf(*, weights: Mapping[str, float] | None = None, cost: Cost | None = None) -> FairQueue:
+def lcf(**options: Unpack[FairOptions]) -> FairQueue:
     """Least counter first, no lift."""
-    return FairQueue(weights=weights, cost=cost, lift=no_lift)
+    return FairQueue(lift=no_lift, **options)

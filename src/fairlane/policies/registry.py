@@ -1,8 +1,8 @@
 """Policies by name: what there is, what each takes, and how outsiders add theirs.
 
-A policy is a factory with keyword-only options; its signature says which options it accepts. An
-outside package adds one by an entry point in the group "fairlane.policies" whose object is a
-PolicySpec.
+A policy is a factory with keyword-only options; its signature says which options it accepts, the
+keys of an unpacked TypedDict included. An outside package adds one by an entry point in the group
+"fairlane.policies" whose object is a PolicySpec.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, get_args
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
@@ -36,7 +36,13 @@ class PolicySpec:
     @property
     def options(self) -> frozenset[str]:
         """The names of the options that the factory accepts."""
-        return frozenset(inspect.signature(self.factory).parameters)
+        names: set[str] = set()
+        for parameter in inspect.signature(self.factory).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                names.update(*(shared.__annotations__ for shared in get_args(parameter.annotation)))
+            else:
+                names.add(parameter.name)
+        return frozenset(names)
 
     def create(self, **options: Any) -> Policy[Any]:
         """A fresh policy. Raises FairlaneError for an option it does not take."""

@@ -5,37 +5,32 @@ section 4.4 (weights, costs). Bounds: theorem 4.4, 2 max(w_p L_in, w_q M) betwee
 stay backlogged, per weight; predictions improve the average, not the bound. Work-conserving.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Unpack
 
-from fairlane.core.cost import Cost
-from fairlane.core.fair_queue import FairQueue, lift_to_least, lift_to_least_or_last
+from fairlane.core.counters import lift_to_least, lift_to_least_or_last
+from fairlane.core.fair_queue import FairOptions, FairQueue
 from fairlane.core.predict import MovingAverage, Oracle, Predictor
 from fairlane.core.types import Request
 
 
 def vtc(
     *,
-    weights: Mapping[str, float] | None = None,
-    cost: Cost | None = None,
     artifact_lift: bool = False,
     predictor: Predictor | None = None,
+    **options: Unpack[FairOptions],
 ) -> FairQueue:
     """Output is charged as it is delivered.
 
     artifact_lift: no lift when nobody is backlogged, as in the paper's artifact.
     """
     lift = lift_to_least if artifact_lift else lift_to_least_or_last
-    return FairQueue(weights=weights, cost=cost, lift=lift, predictor=predictor)
+    return FairQueue(lift=lift, predictor=predictor, **options)
 
 
-def vtc_predict(
-    *,
-    weights: Mapping[str, float] | None = None,
-    cost: Cost | None = None,
-    artifact_lift: bool = False,
-) -> FairQueue:
+def vtc_predict(*, artifact_lift: bool = False, **options: Unpack[FairOptions]) -> FairQueue:
     """Admission charges the moving average of the client's past outputs."""
-    return vtc(weights=weights, cost=cost, artifact_lift=artifact_lift, predictor=MovingAverage())
+    return vtc(artifact_lift=artifact_lift, predictor=MovingAverage(), **options)
 
 
 def vtc_oracle(
@@ -43,10 +38,9 @@ def vtc_oracle(
     true_length: Callable[[Request], int],
     predict_range: float = 0.0,
     uniform: Callable[[float, float], float] | None = None,
-    weights: Mapping[str, float] | None = None,
-    cost: Cost | None = None,
     artifact_lift: bool = False,
+    **options: Unpack[FairOptions],
 ) -> FairQueue:
     """Admission charges the true output length, blurred by +-predict_range."""
     oracle = Oracle(true_length, predict_range, uniform)
-    return vtc(weights=weights, cost=cost, artifact_lift=artifact_lift, predictor=oracle)
+    return vtc(artifact_lift=artifact_lift, predictor=oracle, **options)

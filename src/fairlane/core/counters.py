@@ -1,0 +1,158 @@
+"""A tree of counters of service: who is next, and at what level a client returns from idleness.
+
+The mechanism under FairQueue. Each level of the tree holds siblings (clients, or groups of them)
+that share by counters. Backlogged ones sit in a heap; those with running requests only are kept
+beside it; idle ones shrink to a few numbers, and are forgotten when there are too many.
+
+Forgetting hands out no advantage: a forgotten client returns as a new one, and new ones start at
+the highest counter that was ever forgotten among their siblings. As the backlogged move on, that
+is below the level to which a returning client is lifted in any case.
+"""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import TypeAlias
+
+from fairlane.core.policy import ClientQueue, Ticket
+
+Lift = Callable[[float | None, float | None], float | None]
+"""(least counter of the backlogged, counter of who left the queue last) -> the level to which a
+client that returns is lifted, or None. Either argument is None when there is no such client."""
+
+
+def lift_to_least_or_last(least: float | None, last: float | None) -> float | None:
+    """The paper's lift: to the least backlogged counter, else to that of the last to leave."""
+    return last if least is None else least
+
+
+def lift_to_least(least: float | None, last: float | None) -> float | None:
+    """The artifact's lift: as the paper's, but none when nobody is backlogged."""
+    return least
+
+
+def no_lift(least: float | None, last: float | None) -> float | None:
+    """Least counter first: an idle client saves up service (paper, section 5.1, "LCF")."""
+    return None
+
+
+Idle: TypeAlias = "tuple[float, int, Level | None]"
+"""What is kept of an idle client or group: its counter, its place in ties, a group's members."""
+
+
+class Level:
+    """Siblings that share by counters: the backlogged ones in a heap of lower bounds.
+
+    Heap invariant: each backlogged child has one live entry (bound, seq, child), kept in
+    child.entry, whose bound is at most its counter. Counters mostly grow, so an entry is renewed
+    only when it reaches the top; entries that are no longer their child's are dropped there. Ties
+    go to the child that was known first.
+    """
+
+    __slots__ = ("backlogged", "children", "heap", "last", "old", "seq", "start", "young")
+
+    def __init__(self) -> None:
+        self.heap: list[Entry] = []
+        self.backlogged = 0
+        self.children: dict[str, Node] = {}  # those with requests, waiting or running
+        self.young: dict[str, Idle] = {}  # idle since the last forgetting
+        self.old: dict[str, Idle] = {}  # idle for longer: the next to be forgotten
+        self.start = 0.0  # where unknown children begin: the highest counter ever forgotten
+        self.last: Node | None = None  # who left the heap last
+        self.seq = 0
+
+    def least(self) -> "Node | None":
+        """The backlogged child with the least counter, after renewing what stands before it."""
+        heap = self.heap
+        while heap:
+            entry = heap[0]
+            child = entry[2]
+            if entry is not child.entry:
+                heappop(heap)
+                continue
+            counter = child.base + child.charged / child.weight
+            if counter <= entry[0]:
+                return child
+            child.entry = entry = (counter, child.seq, child)
+            heapreplace(heap, entry)
+        return None
+
+    def push(self, child: "Node") -> None:
+        """A child became backlogged, or its counter fell."""
+        child.entry = entry = (child.counter, child.seq, child)
+        heappush(self.heap, entry)
+        if len(self.heap) > 2 * self.backlogged + 64:
+            self.heap = [entry for entry in self.heap if entry is entry[2].entry]
+            heapify(self.heap)
+
+    def forget_old(self) -> None:
+        """Forget who has been idle for two generations, here and in the groups below."""
+        self.start = max(self.start, max((idle[0] for idle in self.old.values()), default=0.0))
+        self.old, self.young = self.young, {}
+        for child in self.children.values():
+            if child.inner is not None:
+                child.inner.forget_old()
+
+
+class Node:
+    """A client, or a group of clients, that has something waiting or running.
+
+    Its counter is base + charged / weight; `charged` is the priced service since `base` was set.
+    """
+
+    __slots__ = (
+        "base", "charged", "entry", "inner", "lead", "level", "name", "parent", "queue", "running",
+        "seq", "tokens", "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, parent: "Node | None", level: Level, weight: float, idle: Idle
+    ) -> None:
+        self.name = name
+        self.parent = parent
+        self.level = level  # the siblings
+        self.weight = weight
+        self.base, self.seq, self.inner = idle  # inner: the members of a group
+        self.charged = 0.0
+        self.entry: Entry | None = None  # in the level's heap, while backlogged
+        self.lead = 0.0  # how far it was behind the least other when it left the heap
+        self.queue: ClientQueue[Ticket] = ClientQueue()  # a client's waiting requests
+        self.running = 0  # a client's running requests
+        self.tokens = 0  # in the running batch; kept only where that is limited
+
+    def __lt__(self, other: "Node") -> bool:
+        """Never: only the old and the new entry of one client tie in counter and seq."""
+        return False
+
+    @property
+    def counter(self) -> float:
+        """Service per weight, as lifted."""
+        return self.base + self.charged / self.weight
+
+    def lift(self, lift: Lift, keep_lead: bool) -> None:
+        """Raise the counter to the siblings' level, less the lead it had when it left them."""
+        least, last = self.level.least(), self.level.last
+        floor = lift(
+            None if least is None else least.counter, None if last is None else last.counter
+        )
+        if floor is not None:
+            if keep_lead:
+                floor -= self.lead
+            if floor > self.counter:
+                self.base, self.charged = floor, 0.0
+
+    def enter(self) -> None:
+        """Into the heap of its level."""
+        self.level.backlogged += 1
+        self.level.push(self)
+
+    def leave(self) -> None:
+        """Out of the heap of its level; the stale entry is dropped when it comes up."""
+        level = self.level
+        self.entry = None
+        level.backlogged -= 1
+        level.last = self
+        least = level.least()
+        self.lead = 0.0 if least is None else max(0.0, least.counter - self.counter)
+
+
+Entry: TypeAlias = tuple[float, int, Node]
