@@ -1,7 +1,7 @@
 """One run, fully described: what `fairlane simulate` takes and what a manifest echoes."""
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
 from fairlane.core.types import Request
 from fairlane.policies.registry import get_policy
-from fairlane.records import Run
+from fairlane.records import Run, read_run
 from fairlane.simulator.profile import get_profile
 from fairlane.simulator.run import simulate
 from fairlane.simulator.serving import MEASURED_NOISE, NO_NOISE, Charging, ServerConfig
@@ -26,7 +26,9 @@ class Settings:
     """What one simulated run is made of; None and () leave a setting to its default.
 
     weights: of the clients, in the order of their names as numbers. predict_range: how far the
-    oracle may be off, relative. trace: CSV file, for the suite "real". duration: seconds.
+    oracle may be off, relative. trace: CSV file, or a result file whose requests are sent again,
+    for the suite "real". duration: seconds. rates: requests per second of each client, in place of
+    the suite's.
     artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise and the
     oracle; workload_seed: of the workload.
     """
@@ -41,6 +43,7 @@ class Settings:
     predict_range: float | None = None
     trace: str | None = None
     duration: float | None = None
+    rates: tuple[float, ...] = ()
     artifact_lift: bool = False
     charging: str = Charging.DELIVERY.value
     first_prefill_delay_s: float = 0.0
@@ -51,6 +54,8 @@ class Settings:
     def requests(self) -> list[TracedRequest]:
         """The workload."""
         suite = get_suite(self.suite)
+        if self.rates:
+            suite = replace(suite, config=replace(suite.config, req_rate=self.rates))
         trace = None if self.trace is None else _trace(self.trace)
         return suite.requests(seed=self.workload_seed, duration=self.duration, trace=trace)
 
@@ -95,7 +100,12 @@ class Settings:
 
 @cache
 def _trace(path: str) -> list[TracedRequest]:
-    return read_csv(Path(path))
+    if not path.endswith(".jsonl"):
+        return read_csv(Path(path))
+    records = enumerate(read_run(path).records)
+    return [
+        TracedRequest(i, r.client, r.arrival_s, r.prompt_len, r.output_len) for i, r in records
+    ]
 
 
 def _by_client(weights: tuple[float, ...], requests: list[TracedRequest]) -> dict[str, float]:
