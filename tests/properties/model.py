@@ -1,0 +1,198 @@
+"""An obvious model of FairQueue: exact fractions, plain lists, and a scan for every question."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from fairlane.core.cost import Cost
+from fairlane.core.counters import Lift
+from fairlane.core.predict import Predictor
+from fairlane.core.types import Outcome, Request, RequestId
+
+Path = tuple[str, ...]
+
+
+@dataclass
+class Member:
+    """A client or a group, known since the `known`-th arrival of a new name."""
+
+    known: int
+    counter: Fraction = Fraction(0)
+    waiting: list[Request] = field(default_factory=list)
+    running: dict[RequestId, Request] = field(default_factory=dict)
+    in_order: bool = False
+    lead: Fraction = Fraction(0)
+
+
+@dataclass
+class Book:
+    """What a request was charged for."""
+
+    output: int = 0
+    covered: Fraction = Fraction(0)
+    admission: Fraction | None = None
+
+
+class Model:
+    """FairQueue's rules with nothing in between."""
+
+    def __init__(
+        self,
+        cost: Cost,
+        lift: Lift,
+        predictor: Predictor | None,
+        path_of: Callable[[str], Path],
+        weights: dict[Path, Fraction],
+        max_running: int | None,
+        max_running_tokens: int | None,
+    ) -> None:
+        self.cost, self.lift, self.predictor, self.path_of = cost, lift, predictor, path_of
+        self.weights = weights
+        self.max_running, self.max_running_tokens = max_running, max_running_tokens
+        self.members: dict[Path, Member] = {}
+        self.books: dict[RequestId, Book] = {}
+        self.last: dict[Path, Path] = {}  # by group: which child left the order last
+
+    def enqueue(self, request: Request) -> None:
+        path = self.path_of(request.client)
+        for depth in range(1, len(path) + 1):
+            self.members.setdefault(path[:depth], Member(len(self.members)))
+        self.members[path].waiting.append(request)
+        self.books[request.id] = Book()
+        self.reorder(path)
+
+    def peek(self) -> Request | None:
+        path: Path = ()
+        while True:
+            children = self.ordered(path)
+            if not children:
+                return None
+            path = min(children, key=lambda p: (self.members[p].counter, self.members[p].known))
+            if self.members[path].waiting:
+                return self.members[path].waiting[0]
+
+    def admit(self, request: Request, cached: int) -> None:
+        path, book = self.path_of(request.client), self.books[request.id]
+        self.members[path].waiting.remove(request)
+        self.members[path].running[request.id] = request
+        if book.admission is None:
+            book.admission = Fraction(self.cost.admission(request.prompt_tokens, cached))
+            if self.predictor is not None:
+                book.covered = Fraction(max(0.0, self.predictor.predict(request)))
+            self.charge(path, book.admission + self.prepaid(request))
+        self.reorder(path)
+
+    def tokens(self, request: Request, count: int) -> None:
+        path, book = self.path_of(request.client), self.books[request.id]
+        before = self.prepaid(request)
+        start, book.output = book.output, book.output + count
+        delivered = self.output(request, Fraction(start), Fraction(book.output))
+        self.charge(path, delivered + self.prepaid(request) - before)
+
+    def tokens_reported(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.reorder(self.path_of(request.client))
+
+    def charge_again(self, request: Request) -> None:
+        book = self.books[request.id]
+        if book.output > book.covered:
+            step = self.output(request, Fraction(book.output - 1), Fraction(book.output))
+            self.charge(self.path_of(request.client), step)
+
+    def requeue(self, request: Request, undo: bool) -> None:
+        path, book = self.path_of(request.client), self.books[request.id]
+        undone = undo and not book.output
+        if undone and book.admission is not None:
+            self.charge(path, -book.admission - self.prepaid(request))
+            book.admission, book.covered = None, Fraction(0)
+        del self.members[path].running[request.id]
+        self.members[path].waiting.insert(0, request)
+        self.reorder(path, lifted=not undone, keep_lead=True)
+
+    def finish(self, request: Request, outcome: Outcome) -> None:
+        path, book = self.path_of(request.client), self.books[request.id]
+        member = self.members[path]
+        if request.id in member.running:
+            del member.running[request.id]
+        else:
+            member.waiting.remove(request)
+        self.charge(path, -self.prepaid(request))
+        if outcome is Outcome.FINISHED and self.predictor is not None:
+            self.predictor.observe(request, book.output)
+        del self.books[request.id]
+        self.reorder(path)
+
+    def set_weight(self, path: Path, weight: Fraction) -> None:
+        """What is prepaid is taken back at the old weight and charged at the new one."""
+        if path in self.members:
+            prepaid = sum(
+                (
+                    self.prepaid(request)
+                    for other, member in self.members.items()
+                    if other[: len(path)] == path
+                    for request in [*member.waiting, *member.running.values()]
+                ),
+                Fraction(0),
+            )
+            self.members[path].counter += prepaid / weight - prepaid / self.weight(path)
+        self.weights[path] = weight
+
+    # -- in terms of which all that is said --------------------------------------------------
+
+    def weight(self, path: Path) -> Fraction:
+        return self.weights.get(path, Fraction(1))
+
+    def ordered(self, group: Path) -> list[Path]:
+        return [p for p, m in self.members.items() if p[:-1] == group and m.in_order]
+
+    def output(self, request: Request, start: Fraction, stop: Fraction) -> Fraction:
+        return Fraction(self.cost.output(request.prompt_tokens, float(start), float(stop)))
+
+    def prepaid(self, request: Request) -> Fraction:
+        """The price of what is covered beyond what was delivered; delivered tokens are paid."""
+        book = self.books[request.id]
+        if book.covered <= book.output:
+            return Fraction(0)
+        return self.output(request, Fraction(book.output), book.covered)
+
+    def charge(self, path: Path, amount: Fraction) -> None:
+        for depth in range(1, len(path) + 1):
+            self.members[path[:depth]].counter += amount / self.weight(path[:depth])
+
+    def belongs(self, path: Path) -> bool:
+        member = self.members[path]
+        if self.ordered(path):
+            return True
+        tokens = sum(r.prompt_tokens + self.books[r.id].output for r in member.running.values())
+        return (
+            bool(member.waiting)
+            and (self.max_running is None or len(member.running) < self.max_running)
+            and (self.max_running_tokens is None or tokens < self.max_running_tokens)
+        )
+
+    def reorder(self, path: Path, *, lifted: bool = True, keep_lead: bool = False) -> None:
+        """Move a client, then each group above it, into or out of the order, if it must."""
+        for depth in range(len(path), 0, -1):
+            child = path[:depth]
+            member, group = self.members[child], child[:-1]
+            if self.belongs(child) == member.in_order:
+                continue
+            others = [self.members[p].counter for p in self.ordered(group) if p != child]
+            if not member.in_order:
+                if lifted:
+                    self.raise_to_others(child, others, member.lead if keep_lead else Fraction(0))
+                member.in_order = True
+            else:
+                member.in_order = False
+                self.last[group] = child
+                member.lead = max(Fraction(0), min(others, default=member.counter) - member.counter)
+
+    def raise_to_others(self, child: Path, others: list[Fraction], lead: Fraction) -> None:
+        last = self.last.get(child[:-1])
+        floor = self.lift(
+            float(min(others)) if others else None,
+            None if last is None else float(self.members[last].counter),
+        )
+        if floor is not None:
+            member = self.members[child]
+            member.counter = max(member.counter, Fraction(floor) - lead)
