@@ -75,9 +75,6 @@ def test_copies_without_a_folder_are_the_files_of_vtc() -> None:
     assert settings_of("all_results_increase.jsonl") == settings_of(
         "VTC/all_results_increase.jsonl"
     )
-    assert settings_of("ablation/VTC-512/all_results_overload-s4.jsonl") == settings_of(
-        "sec6.4/35000/VTC-512/all_results_overload-s4.jsonl"
-    )
 
 
 @pytest.mark.parametrize(

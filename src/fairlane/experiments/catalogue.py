@@ -163,9 +163,9 @@ def find_experiment(file: str) -> Experiment | None:
     name = re.fullmatch(r"all_results_(.+)\.jsonl", path.name)
     if name is None:
         return None
-    ablation = re.fullmatch(r"(?:sec6\.4|ablation)(?:/(\d+))?/(VTC|FCFS)-(\d+)", str(path.parent))
+    ablation = re.fullmatch(r"sec6\.4/(\d+)/(VTC|FCFS)-(\d+)", str(path.parent))
     if ablation:
-        settings, note = _ablation(int(ablation[1] or 35000), ablation[2], int(ablation[3])), ""
+        settings, note = _ablation(int(ablation[1]), ablation[2], int(ablation[3])), ""
     else:
         options = _options(str(path.parent))
         if options is None:
