@@ -183,3 +183,12 @@ def test_a_client_that_waits_is_served_although_another_never_stops(name: str) -
         policy.finish(served, 0.0)
         policy.enqueue(req(("rival", n), "rival", 50), 0.0)
     pytest.fail("never served")
+
+
+def test_cached_tokens_must_be_part_of_the_prompt(name: str) -> None:
+    policy = fresh(name)
+    enqueue_all(policy, [req(1, "a", 10)])
+    for wrong in (-1, 11):
+        with pytest.raises(FairlaneError, match="10 prompt tokens"):
+            policy.admit(1, 0.0, cached_tokens=wrong)
+    policy.admit(1, 0.0, cached_tokens=10)

@@ -55,3 +55,11 @@ def test_a_client_that_waits_as_long_as_told_is_let_in(arrival: float) -> None:
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="rate_limit must be at least 1"):
         RequestRate(0)
+
+
+def test_the_limiter_remembers_no_client_beyond_the_window() -> None:
+    """However many names turn up once, only those of the past minute take memory."""
+    gate = RequestRate(5)
+    for second in range(10_000):
+        offer(gate, f"client {second}", float(second))
+    assert len(gate._by_client) == len(gate._accepted) == 61

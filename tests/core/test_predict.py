@@ -47,3 +47,14 @@ def test_a_blur_needs_randomness_and_a_sensible_spread() -> None:
         Oracle(lambda request: 1, spread=1.5, uniform=random.uniform)
     with pytest.raises(ValueError, match="window and max_clients"):
         MovingAverage(0)
+
+
+def test_the_moving_average_forgets_who_finished_nothing_for_longest() -> None:
+    predictor = MovingAverage(max_clients=10)
+    for number in range(100):
+        predictor.observe(req(number, f"client {number}"), 7)
+        predictor.observe(req(number, "steady"), 7)
+    known = [n for n in range(100) if predictor.predict(req(n, f"client {n}"))]
+    assert 4 <= len(known) <= 9
+    assert known == list(range(100 - len(known), 100))
+    assert predictor.predict(req(0, "steady")) == 7.0

@@ -353,7 +353,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             if level.children:
                 break
             step = step.parent
-        if 2 * self._young > self._max_idle:
+        if 2 * self._young >= self._max_idle:
             self._root.forget_old()
             self._young = 0
 

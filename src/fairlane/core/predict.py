@@ -50,7 +50,7 @@ class MovingAverage:
         new = ((self._window - 1) * old + output_tokens) / self._window if old else output_tokens
         self.forget(request.client)
         self._young[request.client] = float(new)
-        if 2 * len(self._young) > self._max_clients:
+        if 2 * len(self._young) >= self._max_clients:
             self._old, self._young = self._young, {}
 
     def forget(self, client: str) -> None:
