@@ -1,9 +1,8 @@
 """The artifact's measurements beside simulations of the same runs, metric by metric."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -95,8 +94,22 @@ def compare(
     simulated: dict[str, list[dict[str, float]]] = {one.experiment.file: [] for one in found}
     for job, metrics in run_jobs(_headline, jobs, workers=workers, progress=progress):
         simulated[job.file].append(metrics)
-    rows = [row for one in found for row in _rows(one, simulated[one.experiment.file])]
+    rows = [
+        row
+        for one in found
+        for row in metric_rows(one.experiment.file, one.metrics, simulated[one.experiment.file])
+    ]
     return Comparison(rows, [one.experiment for one in found], skipped)
+
+
+def metric_rows(
+    file: str, measured: Mapping[str, float], simulated: Sequence[Mapping[str, float]]
+) -> Iterator[Row]:
+    """The rows of one file: its `headline` metrics beside those of the runs that simulate it."""
+    for metric, value in measured.items():
+        values = [metrics[metric] for metrics in simulated]
+        middle = median(values)
+        yield Row(file, metric, value, middle, min(values), max(values), _error(middle, value))
 
 
 def error_medians(comparison: Comparison) -> list[ErrorMedian]:
@@ -168,14 +181,6 @@ def _with_cold_start(one: _Measured, cold_start_s: float) -> _Measured:
 
 def _headline(settings: Settings) -> dict[str, float]:
     return headline(settings.run())
-
-
-def _rows(one: _Measured, simulated: list[dict[str, float]]) -> Iterable[Row]:
-    row = partial(Row, one.experiment.file)
-    for metric, measured in one.metrics.items():
-        values = [metrics[metric] for metrics in simulated]
-        middle = median(values)
-        yield row(metric, measured, middle, min(values), max(values), _error(middle, measured))
 
 
 def _error(simulated: float, measured: float) -> float | None:
