@@ -1,34 +1,40 @@
 """One run, fully described: what `fairlane simulate` takes and what a manifest echoes."""
 
+import math
 import random
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
 from fairlane.core.types import Request
+from fairlane.experiments.profile_cost import read_cost
 from fairlane.policies.registry import get_policy
 from fairlane.records import Run, read_run
 from fairlane.simulator.profile import get_profile
 from fairlane.simulator.run import simulate
 from fairlane.simulator.serving import MEASURED_NOISE, NO_NOISE, Charging, ServerConfig
+from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.suites import get_suite
 from fairlane.workloads.trace import TracedRequest, read_csv
 
-COSTS: dict[str, Cost] = {"linear": LinearCost(), "quadratic": QuadraticCost()}
+COSTS: dict[str, LinearCost | QuadraticCost] = {
+    "linear": LinearCost(),
+    "quadratic": QuadraticCost(),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What one simulated run is made of; None and () leave a setting to its default.
 
-    weights: of the clients, in the order of their names as numbers. predict_range: how far the
-    oracle may be off, relative. trace: CSV file, or a result file whose requests are sent again,
-    for the suite "real". duration: seconds. rates: requests per second of each client, in place of
-    the suite's.
+    weights: of the clients, in the order of their names as numbers. cost: a name in COSTS, or a
+    TOML file that `fairlane profile-cost` wrote. predict_range: how far the oracle may be off,
+    relative. trace: the file with the requests of the suite "real", as `read_requests` takes it.
+    duration: seconds. rates: requests per second of each client, in place of the suite's.
     artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise and the
     oracle; workload_seed: of the workload.
     """
@@ -51,12 +57,17 @@ class Settings:
     seed: int = 0
     workload_seed: int = 42
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_prefill_delay_s < math.inf:
+            delay = self.first_prefill_delay_s
+            raise FairlaneError(f"the delay of the first prefill must be seconds >= 0, not {delay}")
+
     def requests(self) -> list[TracedRequest]:
         """The workload."""
         suite = get_suite(self.suite)
         if self.rates:
             suite = replace(suite, config=replace(suite.config, req_rate=self.rates))
-        trace = None if self.trace is None else _trace(self.trace)
+        trace = None if self.trace is None else read_requests(self.trace)
         return suite.requests(seed=self.workload_seed, duration=self.duration, trace=trace)
 
     def server(self) -> ServerConfig:
@@ -69,16 +80,31 @@ class Settings:
             noise=MEASURED_NOISE if self.noise else NO_NOISE,
         )
 
+    def cost_function(self) -> LinearCost | QuadraticCost:
+        """What a request's tokens are worth."""
+        if self.cost.endswith(".toml"):
+            return read_cost(Path(self.cost))
+        if self.cost not in COSTS:
+            raise UnknownNameError("cost", self.cost, COSTS)
+        return COSTS[self.cost]
+
+    def client_weights(self, requests: list[TracedRequest]) -> dict[str, float]:
+        """The i-th weight belongs to the i-th client, clients in the order of their numbers."""
+        clients = sorted({r.client for r in requests}, key=lambda name: (len(name), name))
+        if self.weights and len(self.weights) != len(clients):
+            raise FairlaneError(
+                f"{len(self.weights)} weights for {len(clients)} clients: give one each"
+            )
+        return dict(zip(clients, self.weights, strict=False))
+
     def policy(self, requests: list[TracedRequest]) -> Policy[Any]:
         """A fresh scheduler; options that it does not take are an error."""
         spec = get_policy(self.scheduler)
-        if self.cost not in COSTS:
-            raise UnknownNameError("cost", self.cost, COSTS)
         options: dict[str, Any] = {}
         if self.cost != "linear":
-            options["cost"] = COSTS[self.cost]
+            options["cost"] = self.cost_function()
         if self.weights:
-            options["weights"] = _by_client(self.weights, requests)
+            options["weights"] = self.client_weights(requests)
         if self.rate_limit is not None:
             options["rate_limit"] = self.rate_limit
         if self.artifact_lift and "artifact_lift" in spec.options:
@@ -99,21 +125,14 @@ class Settings:
 
 
 @cache
-def _trace(path: str) -> list[TracedRequest]:
+def read_requests(path: str) -> list[TracedRequest]:
+    """A trace as CSV, the artifact's as .pkl, or the requests that a result file (.jsonl) holds."""
+    if path.endswith(".pkl"):
+        return import_artifact_pickle(path)
     if not path.endswith(".jsonl"):
-        return read_csv(Path(path))
+        return read_csv(path)
     records = enumerate(read_run(path).records)
-    return [
-        TracedRequest(i, r.client, r.arrival_s, r.prompt_len, r.output_len) for i, r in records
-    ]
-
-
-def _by_client(weights: tuple[float, ...], requests: list[TracedRequest]) -> dict[str, float]:
-    """The i-th weight belongs to the i-th client, clients in the order of their numbers."""
-    clients = sorted({r.client for r in requests}, key=lambda name: (len(name), name))
-    if len(weights) != len(clients):
-        raise FairlaneError(f"{len(weights)} weights for {len(clients)} clients: give one each")
-    return dict(zip(clients, weights, strict=True))
+    return [TracedRequest(i, r.client, r.arrival_s, r.prompt_len, r.output_len) for i, r in records]
 
 
 def _true_length(requests: list[TracedRequest]) -> Any:

@@ -1,0 +1,189 @@
+"""Fits the quadratic cost function to how long a server takes (paper, section 4.4 and appendix B).
+
+h(x, y) = prompt x + output_linear y + cross x y + output_square y^2 + constant for x input and y
+output tokens, in milliseconds of the server per request. The first and the last term are the
+prefill's, the others the decode's, so that prefills, decodes and whole requests that were timed
+apart all serve one least-squares fit.
+"""
+
+import csv
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairlane.core.cost import QuadraticCost
+from fairlane.core.errors import FairlaneError
+from fairlane.files import atomic_write
+from fairlane.simulator.profile import Profile
+
+PHASES = ("prefill", "decode", "request")
+COLUMNS = ("phase", "prompt_len", "output_len", "seconds")
+COEFFICIENTS = ("prompt", "output_linear", "cross", "output_square", "constant")
+
+GRID = (16, 32, 64, 128, 256, 384, 512, 768, 1024)  # lengths that a profile is sampled at
+
+
+class TimingError(FairlaneError):
+    """Times that no cost can be fitted to; the message names file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One measurement: a prefill, all decode steps of a request, or both ("request").
+
+    seconds: of `batch` equal requests that ran together; each is charged its part.
+    """
+
+    phase: str
+    prompt_len: int
+    output_len: int
+    seconds: float
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CostFit:
+    """A fitted cost and how well it fits. rmse_ms: of a request's time; r_squared: up to 1."""
+
+    cost: QuadraticCost
+    timings: int
+    rmse_ms: float
+    worst_ms: float
+    r_squared: float
+
+    def coefficients(self) -> dict[str, float]:
+        """The five numbers of h, in milliseconds."""
+        values = asdict(self.cost)
+        return {name: values[name] for name in COEFFICIENTS}
+
+    def residuals(self) -> dict[str, float]:
+        """How well it fits, by name."""
+        return {"rmse_ms": self.rmse_ms, "worst_ms": self.worst_ms, "r_squared": self.r_squared}
+
+
+def fit_cost(timings: Sequence[Timing]) -> CostFit:
+    """The least-squares fit. Raises TimingError where the lengths do not determine all terms."""
+    features = np.array([_features(timing) for timing in timings]).reshape(-1, len(COEFFICIENTS))
+    ms = np.array([1e3 * timing.seconds / timing.batch for timing in timings])
+    scale = np.abs(features).max(axis=0, initial=0.0)  # lengths squared are large; keep rank
+    scale[scale == 0] = 1.0
+    solution, _, rank, _ = np.linalg.lstsq(features / scale, ms, rcond=None)
+    if rank < len(COEFFICIENTS):
+        raise TimingError(
+            f"{len(timings)} times do not determine the cost: time prefills of at least two "
+            "prompt lengths, and decodes of several output lengths at two prompt lengths"
+        )
+    values = dict(zip(COEFFICIENTS, (solution / scale).tolist(), strict=True))
+    residual = ms - features @ (solution / scale)
+    spread = float(((ms - ms.mean()) ** 2).sum())
+    return CostFit(
+        cost=QuadraticCost(**values),
+        timings=len(timings),
+        rmse_ms=float(np.sqrt((residual**2).mean())),
+        worst_ms=float(np.abs(residual).max()),
+        r_squared=1.0 - float((residual**2).sum()) / spread if spread else 1.0,
+    )
+
+
+def _features(timing: Timing) -> tuple[float, ...]:
+    """What each coefficient is multiplied by."""
+    x, y = float(timing.prompt_len), float(timing.output_len)
+    prefill, decode = timing.phase != "decode", timing.phase != "prefill"
+    return (x * prefill, y * decode, x * y * decode, y * y * decode, float(prefill))
+
+
+def profile_timings(profile: Profile, batch: int) -> list[Timing]:
+    """The times of `batch` equal requests by a latency profile, over a grid of lengths."""
+    if batch < 1 or batch >= len(profile.decode_base):
+        raise TimingError(f"batch must be 1 to {len(profile.decode_base) - 1}, not {batch}")
+    timings = [Timing("prefill", x, 0, profile.prefill(batch * x), batch) for x in GRID]
+    for x in GRID:
+        seconds = 0.0
+        for y in range(1, max(GRID) + 1):  # the prefill gives the first of them
+            if y > 1:
+                seconds += profile.decode(batch, batch * (x + y - 1), x + y - 1)
+            if y in GRID:
+                timings.append(Timing("decode", x, y, seconds, batch))
+    return timings
+
+
+def read_timings(path: str | os.PathLike[str]) -> list[Timing]:
+    """Read times from CSV: phase, prompt_len, output_len, seconds, and batch where it is not 1.
+
+    A phase is one of PHASES; a prefill's output_len is 0 or empty. Raises TimingError, naming
+    file and line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+                raise TimingError(
+                    f"{path}:1: no column {', '.join(missing)}; "
+                    f"the first line must name {','.join(COLUMNS)}, and batch where it is not 1"
+                )
+            return list(_parse(path, reader))
+    except OSError as error:
+        raise TimingError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TimingError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+
+
+def _parse(path: str | os.PathLike[str], reader: "csv.DictReader[str]") -> Iterable[Timing]:
+    for row in reader:
+        try:
+            yield _timing(row)
+        except (ValueError, TypeError) as error:
+            raise TimingError(f"{path}:{reader.line_num}: {error}") from None
+
+
+def _timing(row: dict[str, str]) -> Timing:
+    """One row. Raises ValueError that says what is wrong with it."""
+    if None in row or None in row.values():
+        raise ValueError("not as many fields as the first line names")
+    timing = Timing(
+        phase=row["phase"].strip(),
+        prompt_len=int(row["prompt_len"]),
+        output_len=int(row["output_len"] or 0),
+        seconds=float(row["seconds"]),
+        batch=int(row.get("batch") or 1),
+    )
+    if timing.phase not in PHASES:
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {timing.phase!r}")
+    if not 0 <= timing.seconds < float("inf"):
+        raise ValueError(f"seconds must be at least 0, not {timing.seconds}")
+    if min(timing.prompt_len, timing.output_len) < 0 or timing.batch < 1:
+        raise ValueError("lengths must be at least 0, and batch at least 1")
+    return timing
+
+
+def write_cost(path: str | os.PathLike[str], fit: CostFit, source: str) -> None:
+    """Write a fit as TOML, or as JSON where `path` ends in .json. Raises OutputError."""
+    provenance = {"source": source, "timings": fit.timings, **fit.residuals()}
+    content: dict[str, dict[str, Any]] = {"cost": fit.coefficients(), "provenance": provenance}
+    with atomic_write(path) as file:
+        if Path(path).suffix == ".json":
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            return
+        file.write("# Cost of a request in milliseconds, for `fairlane simulate --cost FILE`.\n")
+        for name, table in content.items():
+            file.write(f"\n[{name}]\n")
+            # JSON's strings and numbers are TOML's
+            file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def read_cost(path: Path) -> QuadraticCost:
+    """Read a cost that `write_cost` wrote as TOML. Raises FairlaneError, naming the file."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))["cost"]
+        return QuadraticCost(**{name: float(table[name]) for name in COEFFICIENTS})
+    except OSError as error:
+        raise FairlaneError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise FairlaneError(f"{path}: not a cost as profile-cost writes it ({error!r})") from error

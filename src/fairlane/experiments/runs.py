@@ -1,0 +1,158 @@
+"""One setting, simulated once or over several seeds: its rows on disk and what clients got."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.experiments.ensemble import Progress, run_jobs, seeds
+from fairlane.experiments.settings import Settings
+from fairlane.metrics import ClientSummary, Spread, headline, summarise
+from fairlane.policies.fcfs import fcfs
+from fairlane.records import RequestRecord, Run, write_csv, write_jsonl, write_parquet
+from fairlane.simulator.run import simulate
+from fairlane.workloads.trace import TracedRequest
+
+WRITERS: dict[str, Callable[[Path, Run], None]] = {
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+    "parquet": write_parquet,
+}
+
+
+class Range(NamedTuple):
+    """A quantity over the runs of an ensemble: NaN where no run has it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Range":
+        """Median and extremes of what is there."""
+        known = [value for value in values if value == value]
+        if not known:
+            return cls(float("nan"), float("nan"), float("nan"))
+        return cls(median(known), min(known), max(known))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a simulation gave. files: the rows written, one file per run.
+
+    metrics: the headline metrics. clients: per client the fields of `ClientSummary`, spreads as
+    `ttft_mean`, `ttft_p50` and so on, in seconds.
+    """
+
+    settings: Settings
+    runs: int
+    files: list[str]
+    metrics: dict[str, Range]
+    clients: dict[str, dict[str, Range]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    settings: Settings
+    output: Path | None
+    format: str
+
+
+_Values = dict[str, float]
+
+
+def simulate_runs(
+    settings: Settings,
+    *,
+    runs: int = 1,
+    output: Path | None = None,
+    format: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Simulate with `runs` consecutive seeds; write each run's rows and manifest to `output`.
+
+    format: a name in WRITERS; None goes by the suffix of `output`. Of several runs each gets its
+    own file, `NAME.seedN.SUFFIX`. Raises FairlaneError for settings or files that do not work.
+    """
+    if runs < 1:
+        raise FairlaneError(f"runs must be at least 1, not {runs}")
+    name = format or (output.suffix.removeprefix(".") if output else "jsonl")
+    if name not in WRITERS:
+        raise UnknownNameError("format", name, WRITERS)
+    jobs = {
+        f"seed {one.seed}": _Job(one, _output(output, one.seed, runs), name)
+        for one in seeds(settings, runs)
+    }
+    results = dict(run_jobs(_run, jobs, workers=workers, progress=progress))
+    ordered = [results[key] for key in jobs]
+    return Report(
+        settings=settings,
+        runs=runs,
+        files=[str(job.output) for job in jobs.values() if job.output],
+        metrics=_ranges([metrics for metrics, _ in ordered]),
+        clients={
+            client: _ranges([clients[client] for _, clients in ordered]) for client in ordered[0][1]
+        },
+    )
+
+
+def summarise_run(settings: Settings, run: Run) -> list[ClientSummary]:
+    """What each client got, its slowdown against running alone on the same server included."""
+    requests = settings.requests()
+    return summarise(
+        run.records,
+        cost=settings.cost_function(),
+        weights=settings.client_weights(requests),
+        alone=run_alone(settings, requests),
+    )
+
+
+def run_alone(settings: Settings, requests: Sequence[TracedRequest]) -> list[RequestRecord]:
+    """Every client's requests served with nobody else there, in arrival order and unlimited."""
+    by_client: dict[str, list[TracedRequest]] = {}
+    for request in requests:
+        by_client.setdefault(request.client, []).append(request)
+    server = replace(settings.server(), first_prefill_delay_s=0.0)
+    records: list[RequestRecord] = []
+    for own in by_client.values():
+        records += simulate(own, fcfs(), server, seed=settings.seed).records
+    return records
+
+
+def _output(output: Path | None, seed: int, runs: int) -> Path | None:
+    if output is None or runs == 1:
+        return output
+    return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
+
+
+def _run(job: _Job) -> tuple[_Values, dict[str, _Values]]:
+    run = job.settings.run()
+    if job.output is not None:
+        WRITERS[job.format](job.output, run)
+    summaries = summarise_run(job.settings, run)
+    return headline(run), {summary.client: _values(summary) for summary in summaries}
+
+
+def _values(summary: ClientSummary) -> _Values:
+    """The numbers of a summary by name."""
+    values: _Values = {
+        "requests": summary.requests,
+        "aborted": summary.aborted,
+        "service": summary.service,
+        "share": summary.share,
+        "entitlement": summary.entitlement,
+    }
+    spreads = {"ttft": summary.ttft, "tpot": summary.tpot, "latency": summary.latency}
+    if summary.slowdown is not None:
+        spreads["slowdown"] = summary.slowdown
+    for quantity, spread in spreads.items():
+        names = (f"{quantity}_{field}" for field in Spread._fields)
+        values.update(zip(names, spread, strict=True))
+    return values
+
+
+def _ranges(runs: Sequence[_Values]) -> dict[str, Range]:
+    return {name: Range.of(values[name] for values in runs) for name in runs[0]}
