@@ -1,0 +1,239 @@
+"""Drawing: panels and tables as pages of axes, saved as PNG, PDF or SVG.
+
+Lines are medians of an ensemble, bands its range, and circles what was measured. Nothing is drawn
+over data: legends and notes lie below.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Page
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+from fairlane import metrics
+from fairlane.core.errors import FairlaneError
+from fairlane.experiments.drawings import Band, Bars, Boxes, Curve, Drawing, Grid, Panel
+from fairlane.experiments.figure import Ensemble
+from fairlane.experiments.panels import difference_panel, response_panel, service_panel
+from fairlane.experiments.samples import Sample
+from fairlane.experiments.tables import TextTable, number_table
+from fairlane.files import atomic_write
+from fairlane.records import Run
+
+PANEL_INCHES = (4.6, 3.7)
+DPI = 150
+FORMATS = ("png", "pdf", "svg")
+_STYLE: Any = {  # Any: matplotlib's types ask for literal keys
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.handlelength": 1.5,
+    "legend.columnspacing": 1.4,
+    "lines.linewidth": 1.5,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.08,
+    "svg.hashsalt": "fairlane",  # the same figure is the same file
+    "pdf.fonttype": 42,  # text stays text
+}
+_NO_DATES = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
+def draw_page(
+    title: str, drawings: Sequence[Drawing], *, columns: int | None = None, note: str = ""
+) -> Page:
+    """A page of axes, `columns` to a row, the title above and the note below."""
+    with mpl.rc_context(_STYLE):
+        across = columns or (len(drawings) if len(drawings) <= 3 else 2 + (len(drawings) > 4))
+        down = -(-len(drawings) // across)
+        width, height = PANEL_INCHES
+        page = Page(figsize=(width * across, height * down + 0.5), layout="constrained")
+        page.suptitle(title, fontsize=11, fontweight="bold")
+        grid = page.subplots(down, across, squeeze=False).flatten()
+        for axes, drawing in zip(grid, drawings, strict=False):
+            _draw(axes, drawing)
+        for axes in grid[len(drawings) :]:
+            axes.set_axis_off()
+        if note:
+            page.supxlabel(note, fontsize=8, color="#555555")
+        return page
+
+
+def draw_tables(title: str, tables: Sequence[Grid], *, note: str = "") -> Page:
+    """A page of tables, each number with its range, and what was measured."""
+    with mpl.rc_context(_STYLE):
+        texts = [number_table(table) for table in tables]
+        width = max(sum(_widths(text)) for text in texts)
+        heights = [len(text.rows) + 3 for text in texts]
+        page = Page(figsize=(width, 0.27 * sum(heights) + 0.9), layout="constrained")
+        page.suptitle(title, fontsize=11, fontweight="bold")
+        grid = page.subplots(len(tables), 1, squeeze=False, height_ratios=heights).flatten()
+        for axes, text in zip(grid, texts, strict=True):
+            _draw_table(axes, text)
+        if note:
+            page.supxlabel(note, fontsize=8, color="#555555")
+        return page
+
+
+def save_page(page: Page, path: Path) -> None:
+    """Write the page in the format that the file's name ends with; the same page, the same bytes.
+
+    Raises FairlaneError for a format that is not drawn and OutputError for an unwritable file.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise FairlaneError(f"{path}: give a name that ends in .{', .'.join(FORMATS)}")
+    with mpl.rc_context(_STYLE), atomic_write(path, binary=True) as file:
+        page.savefig(file, format=kind, dpi=DPI, metadata=_NO_DATES[kind])
+
+
+def picture(page: Page) -> bytes:
+    """The page as PNG."""
+    with mpl.rc_context(_STYLE):
+        file = io.BytesIO()
+        page.savefig(file, format="png", dpi=DPI, metadata=_NO_DATES["png"])
+        return file.getvalue()
+
+
+def plot_runs(runs: Mapping[str, Run]) -> Page:
+    """Service and response time per client of every run, and all runs' accumulated difference."""
+    drawings, ensembles = run_panels(runs)
+    note = "Service and response time are means over the minute around each instant."
+    if any(len(e.samples[0].table.clients) > _MANY for e in ensembles):
+        note += "\nOf many clients the two heaviest and two in the middle are shown."
+    return draw_page("", drawings, columns=3 if len(runs) == 1 else 2, note=note)
+
+
+_MANY = 8
+
+
+def run_panels(runs: Mapping[str, Run]) -> tuple[list[Drawing], list[Ensemble]]:
+    """The panels that show single runs, by name."""
+    ensembles = {name: Ensemble(name, [Sample.of(run)]) for name, run in runs.items()}
+    drawings: list[Drawing] = []
+    for ensemble in ensembles.values():
+        table = ensemble.samples[0].table
+        span = max(float(table.end.max()), 1.0)
+        shown = metrics.shown_clients(table) if len(table.clients) > _MANY else table.clients
+        options: dict[str, Any] = {"count": 60, "span": span, "clients": shown}
+        drawings += [service_panel(ensemble, **options), response_panel(ensemble, **options)]
+    return [*drawings, difference_panel(ensembles)], list(ensembles.values())
+
+
+def _draw(axes: Axes, drawing: Drawing) -> None:
+    axes.set_title(drawing.title, loc="left")
+    axes.set_ylabel(drawing.y_label)
+    draw: Callable[[], None]
+    if isinstance(drawing, Panel):
+        draw = partial(_draw_curves, axes, drawing)
+    elif isinstance(drawing, Bars):
+        draw = partial(_draw_bars, axes, drawing)
+    else:
+        draw = partial(_draw_boxes, axes, drawing)
+    draw()
+    if axes.dataLim.y0 >= 0:
+        axes.set_ylim(bottom=0)
+
+
+def _draw_curves(axes: Axes, panel: Panel) -> None:
+    for curve in panel.curves:
+        _draw_curve(axes, curve)
+    axes.set_xlabel(panel.x_label)
+    axes.set_xlim(left=panel.x_min)
+    if panel.y_max is not None:
+        axes.set_ylim(0, panel.y_max)
+    shown = [curve for curve in panel.curves if not curve.quiet]
+    handles = [Line2D([], [], color=c.colour, label=c.label) for c in shown]
+    if len(shown) < len(panel.curves):
+        handles.append(Line2D([], [], color="#888888", label=f"{len(panel.curves)} clients"))
+    _legend_below(axes, handles)
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    median, low, high = Band.of(curve.values)
+    if curve.quiet:
+        axes.plot(curve.x, median, color=curve.colour, linewidth=0.7, alpha=0.7)
+        return
+    axes.fill_between(curve.x, low, high, color=curve.colour, alpha=0.22, linewidth=0)
+    axes.plot(curve.x, median, color=curve.colour)
+    if curve.measured is not None:
+        style: Any = {
+            "marker": "o",
+            "markersize": 3.2,
+            "markerfacecolor": "white",
+            "linestyle": ":",
+        }
+        style["markevery"] = max(1, len(curve.x) // 30)
+        axes.plot(curve.x, curve.measured, color=curve.colour, linewidth=0.8, **style)
+
+
+def _draw_bars(axes: Axes, drawing: Bars) -> None:
+    for position, bar in enumerate(drawing.bars):
+        median, low, high = (float(v[0]) for v in Band.of(bar.values[:, np.newaxis]))
+        reach = [[median - low], [high - median]]
+        axes.bar(position, median, 0.62, color=bar.colour, alpha=0.8)
+        axes.errorbar(position, median, reach, color="#222222", capsize=4, linewidth=1)
+        axes.plot(position, bar.measured, "o", color="#222222", markerfacecolor="white")
+    axes.set_xticks(range(len(drawing.bars)), [bar.label for bar in drawing.bars])
+    axes.grid(axis="x", visible=False)
+
+
+def _draw_boxes(axes: Axes, drawing: Boxes) -> None:
+    for position, box in enumerate(drawing.boxes):
+        pair = [(box.values, box.colour)]
+        pair += [] if box.measured is None else [(box.measured, "white")]
+        width = 0.7 / len(pair)
+        for i, (values, fill) in enumerate(pair):
+            x = position + (i - (len(pair) - 1) / 2) * width
+            parts = axes.boxplot(
+                values, positions=[x], widths=0.85 * width, whis=(5, 95), showfliers=False,
+                patch_artist=True, manage_ticks=False, medianprops={"color": "#222222"},
+            )  # fmt: skip
+            parts["boxes"][0].set(facecolor=fill, edgecolor=box.colour, alpha=0.85)
+    labels = [box.label.replace(", ", "\n") for box in drawing.boxes]
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=7.5)
+    axes.grid(axis="x", visible=False)
+
+
+def _draw_table(axes: Axes, table: TextTable) -> None:
+    axes.set_axis_off()
+    axes.set_title(table.title, loc="left")
+    drawn = axes.table(
+        [list(row) for row in table.rows],
+        colLabels=list(table.columns),
+        colWidths=_widths(table),
+        cellLoc="right",
+        bbox=Bbox.from_bounds(0, 0, 1, 1),
+        edges="horizontal",
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8.5)
+    for (_row, column), cell in drawn.get_celld().items():
+        cell.set_edgecolor("#BBBBBB")
+        if column == 0:
+            cell.set_text_props(horizontalalignment="left")
+
+
+def _widths(table: TextTable) -> list[float]:
+    """The width of every column, in inches of its longest text."""
+    lines = [table.columns, *table.rows]
+    return [0.25 + 0.075 * max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+
+def _legend_below(axes: Axes, handles: list[Line2D]) -> None:
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), 56 // (longest + 5)))
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns)

@@ -1,0 +1,135 @@
+"""Runs as figures need them, kept on disk so that what was simulated once is not again.
+
+A sample's file is named by a hash of the run's settings, the bytes of its trace and profile, and
+the sources that decide its numbers. So samples of other versions are passed over, never mixed in.
+A policy of an outside package counts by its name alone: empty the folder when one changes.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fairlane
+from fairlane.experiments.ensemble import Progress, run_jobs
+from fairlane.experiments.settings import Settings
+from fairlane.files import atomic_write
+from fairlane.metrics import Table, headline
+from fairlane.records import Run, read_run
+
+_SOURCES = ("core", "policies", "workloads", "simulator", "metrics", "records.py")
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One run: its requests as columns, its total time in seconds, and what sums it up."""
+
+    table: Table
+    total_time_s: float
+    headline: dict[str, float]
+
+    @classmethod
+    def of(cls, run: Run) -> "Sample":
+        """The sample of a run in memory."""
+        return cls(Table.from_records(run.records), run.total_time_s, headline(run))
+
+    @classmethod
+    def read(cls, path: Path) -> "Sample":
+        """The sample of a result file, ours or the artifact's. Raises RecordError."""
+        return cls.of(read_run(path))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStore:
+    """A folder of samples."""
+
+    folder: Path
+
+    def load(self, settings: Settings) -> Sample | None:
+        """The sample of a run with these settings; None where it is missing or damaged."""
+        try:
+            with np.load(self._path(settings), allow_pickle=False) as file:
+                columns = {column.name: file[column.name] for column in fields(Table)}
+                columns["clients"] = tuple(map(str, columns["clients"]))
+                numbers = json.loads(str(file["numbers"]))
+                return Sample(Table(**columns), numbers["total_time_s"], numbers["headline"])
+        except _DAMAGED:
+            return None
+
+    def store(self, settings: Settings, sample: Sample) -> None:
+        """Keep `sample`. Raises OutputError."""
+        columns: dict[str, Any] = {c.name: getattr(sample.table, c.name) for c in fields(Table)}
+        numbers = {"total_time_s": sample.total_time_s, "headline": sample.headline}
+        with atomic_write(self._path(settings), binary=True) as file:
+            np.savez_compressed(file, numbers=np.array(json.dumps(numbers)), **columns)
+
+    def simulate(
+        self,
+        wanted: Iterable[Settings],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Simulate what is not there yet, on all cores; how many runs that were.
+
+        `progress` counts the wanted runs, those that were there included.
+        """
+        every = list(dict.fromkeys(wanted))
+        missing = {_label(settings): settings for settings in every if self.load(settings) is None}
+        there = len(every) - len(missing)
+
+        def count(done: int, _total: int, label: str) -> None:
+            if progress is not None:
+                progress(there + done, len(every), label)
+
+        if there:
+            count(0, len(every), "kept from before")
+        jobs = {label: (self, settings) for label, settings in missing.items()}
+        return sum(1 for _ in run_jobs(_simulate, jobs, workers=workers, progress=count))
+
+    def _path(self, settings: Settings) -> Path:
+        described = asdict(settings)
+        for name, value in described.items():
+            if name == "trace" or (name == "profile" and str(value).endswith(".toml")):
+                described[name] = value and hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        text = json.dumps(described, sort_keys=True) + _code_version()
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+
+
+def _simulate(job: tuple[SampleStore, Settings]) -> None:
+    store, settings = job
+    store.store(settings, Sample.of(settings.run()))
+
+
+def _label(settings: Settings) -> str:
+    """What tells a run from the others, for people: the settings that are not at their default."""
+    defaults = Settings(suite="", scheduler="")
+    told = [f"{settings.suite} {settings.scheduler}"]
+    for name, value in asdict(settings).items():
+        if name not in ("suite", "scheduler", "seed") and value != getattr(defaults, name):
+            told.append(f"{name}={value}")
+    return " ".join([*told, f"seed={settings.seed}"])
+
+
+@cache
+def _code_version() -> str:
+    """A hash of all sources and profiles that a sample's numbers come from."""
+    root = Path(fairlane.__file__).parent
+    digest = hashlib.sha256()
+    paths = [root / "experiments" / "settings.py"]
+    for name in _SOURCES:
+        path = root / name
+        paths += (
+            [path] if path.is_file() else sorted(path.rglob("*.py")) + sorted(path.rglob("*.toml"))
+        )
+    for path in paths:
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
