@@ -63,7 +63,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
-    """Axes with curves. y_max cuts the axis off, as the paper does where outliers dwarf the rest."""
+    """Axes with curves. y_max cuts the axis off, as the paper does for the sake of the rest."""
 
     title: str
     y_label: str
