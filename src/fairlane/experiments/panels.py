@@ -54,6 +54,12 @@ def series_colour(label: str, index: int = 0) -> str:
     return SERIES_COLOURS.get(label, OTHER_COLOURS[index % len(OTHER_COLOURS)])
 
 
+def part(results: Results, name: str) -> Results:
+    """The series whose label begins with `name` and a comma, by the rest of their label."""
+    start = f"{name}, "
+    return {k.removeprefix(start): e for k, e in results.items() if k.startswith(start)}
+
+
 def service_panel(ensemble: Ensemble, *, count: int = 30, span: float | None = None) -> Panel:
     """Each client's service in the minute around each instant."""
     title = f"Service under {ensemble.label}"

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -60,15 +61,13 @@ def draw_page(
         across = columns or (len(drawings) if len(drawings) <= 3 else 2 + (len(drawings) > 4))
         down = -(-len(drawings) // across)
         width, height = PANEL_INCHES
-        page = Page(figsize=(width * across, height * down + 0.5), layout="constrained")
-        page.suptitle(title, fontsize=11, fontweight="bold")
+        size = (max(width * across, 6.4), height * down + 0.5)
+        page = _page(size, title, note)
         grid = page.subplots(down, across, squeeze=False).flatten()
         for axes, drawing in zip(grid, drawings, strict=False):
             _draw(axes, drawing)
         for axes in grid[len(drawings) :]:
             axes.set_axis_off()
-        if note:
-            page.supxlabel(note, fontsize=8, color="#555555")
         return page
 
 
@@ -78,14 +77,19 @@ def draw_tables(title: str, tables: Sequence[Grid], *, note: str = "") -> Page:
         texts = [number_table(table) for table in tables]
         width = max(sum(_widths(text)) for text in texts)
         heights = [len(text.rows) + 3 for text in texts]
-        page = Page(figsize=(width, 0.27 * sum(heights) + 0.9), layout="constrained")
-        page.suptitle(title, fontsize=11, fontweight="bold")
+        page = _page((width, 0.27 * sum(heights) + 0.9), title, note)
         grid = page.subplots(len(tables), 1, squeeze=False, height_ratios=heights).flatten()
         for axes, text in zip(grid, texts, strict=True):
             _draw_table(axes, text)
-        if note:
-            page.supxlabel(note, fontsize=8, color="#555555")
         return page
+
+
+def _page(size: tuple[float, float], title: str, note: str) -> Page:
+    """An empty page of this size in inches; title and note are wrapped to its width."""
+    page = Page(figsize=size, layout="constrained")
+    page.suptitle(fill(title, int(10 * size[0])), fontsize=11, fontweight="bold")
+    page.supxlabel(fill(note, int(16 * size[0])), fontsize=8, color="#555555")
+    return page
 
 
 def save_page(page: Page, path: Path) -> None:
@@ -111,9 +115,9 @@ def picture(page: Page) -> bytes:
 def plot_runs(runs: Mapping[str, Run]) -> Page:
     """Service and response time per client of every run, and all runs' accumulated difference."""
     drawings, ensembles = run_panels(runs)
-    note = "Service and response time are means over the minute around each instant."
+    note = "Service and response time: means over the minute around each instant."
     if any(len(e.samples[0].table.clients) > _MANY for e in ensembles):
-        note += "\nOf many clients the two heaviest and two in the middle are shown."
+        note += " Of many clients the two heaviest and two in the middle are shown."
     return draw_page("", drawings, columns=3 if len(runs) == 1 else 2, note=note)
 
 
@@ -196,13 +200,13 @@ def _draw_boxes(axes: Axes, drawing: Boxes) -> None:
         pair = [(box.values, box.colour)]
         pair += [] if box.measured is None else [(box.measured, "white")]
         width = 0.7 / len(pair)
-        for i, (values, fill) in enumerate(pair):
+        for i, (values, inside) in enumerate(pair):
             x = position + (i - (len(pair) - 1) / 2) * width
             parts = axes.boxplot(
                 values, positions=[x], widths=0.85 * width, whis=(5, 95), showfliers=False,
                 patch_artist=True, manage_ticks=False, medianprops={"color": "#222222"},
             )  # fmt: skip
-            parts["boxes"][0].set(facecolor=fill, edgecolor=box.colour, alpha=0.85)
+            parts["boxes"][0].set(facecolor=inside, edgecolor=box.colour, alpha=0.85)
     labels = [box.label.replace(", ", "\n") for box in drawing.boxes]
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=7.5)
     axes.grid(axis="x", visible=False)
@@ -216,6 +220,7 @@ def _draw_table(axes: Axes, table: TextTable) -> None:
         colLabels=list(table.columns),
         colWidths=_widths(table),
         cellLoc="right",
+        colLoc="right",
         bbox=Bbox.from_bounds(0, 0, 1, 1),
         edges="horizontal",
     )

@@ -14,7 +14,7 @@ import fairlane
 from fairlane.core.errors import FairlaneError
 from fairlane.experiments.catalogue import find_experiment
 from fairlane.experiments.compare import Comparison, Row, error_medians, metric_rows
-from fairlane.experiments.drawings import Grid, write_numbers
+from fairlane.experiments.drawings import Bars, Boxes, Drawing, Grid, write_numbers
 from fairlane.experiments.ensemble import Progress, run_jobs, seeds
 from fairlane.experiments.figure import Ensemble, Figure, Results, Source
 from fairlane.experiments.figures import figures, get_figures
@@ -133,7 +133,7 @@ def _draw(job: _Job) -> Drawn:
     results = _results(job, figure)
     panels, tables = figure.panels(results), figure.tables(results)
     measured = [label for label, ensemble in results.items() if ensemble.measured]
-    note = _note(job.runs, table=not panels, measured=bool(measured))
+    note = _note(panels, job.runs, measured=bool(measured))
     if panels:
         page = draw_page(figure.heading, panels, note=note)
     else:
@@ -162,15 +162,21 @@ def _measurement(folder: Path | None, source: Source) -> Sample | None:
     return Sample.read(folder / source.file)
 
 
-def _note(runs: int, *, table: bool, measured: bool) -> str:
-    """What is shown, for below a drawing."""
-    if table:
-        shown = "median [lowest, highest]" if runs > 1 else "result"
-        beside = ""
-    else:
-        shown = "line: median, band: range" if runs > 1 else "line: result"
-        beside = "; circles (white boxes): measured" if measured else ""
-    return f"{shown} of {runs} simulated run{'s' if runs > 1 else ''}{beside}"
+def _note(drawings: Sequence[Drawing], runs: int, *, measured: bool) -> str:
+    """What marks what, for below a drawing; without drawings there is a table."""
+    kinds = {type(drawing) for drawing in drawings}
+    middle, extent, beside = ("line", "band", "circles")
+    if Bars in kinds:
+        middle, extent = "bar", "whisker"
+    if Boxes in kinds:
+        beside = "circles and white boxes"
+    if not kinds:
+        shown = f"median [range] of {runs} simulated runs" if runs > 1 else "one simulated run"
+        return shown
+    shown = f"{middle}: median, {extent}: range of {runs} simulated runs"
+    if runs == 1:
+        shown = f"{middle}: one simulated run"
+    return f"{shown}; {beside}: measured" if measured else shown
 
 
 def _rows(figure: Figure, results: Results) -> list[Row]:
@@ -227,10 +233,12 @@ def _write_manifest(jobs: Sequence[_Job], drawn: Sequence[Drawn]) -> None:
 def _report(jobs: Sequence[_Job], drawn: Sequence[Drawn], errors: Comparison) -> str:
     first = jobs[0]
     about = (
-        f"Every series was simulated {first.runs} times with other noise. "
-        f"In figures, {_note(first.runs, table=False, measured=bool(errors.rows))}. "
-        f"In tables, {_note(first.runs, table=True, measured=bool(errors.rows))}."
+        f"Every series was simulated {first.runs} times, each time with other noise. "
+        "Figures show the median as a line and the range of all runs as a band; tables show the "
+        "median and [the range]."
     )
+    if errors.rows:
+        about += " What was measured is drawn as circles, and stands beside in tables."
     sections = [_section(job, one) for job, one in zip(jobs, drawn, strict=True)]
     if errors.rows:
         sections.append(_error_section(errors))

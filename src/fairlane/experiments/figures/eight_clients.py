@@ -1,7 +1,7 @@
 """The revision's workload of eight overloading clients at two rates."""
 
 from fairlane.experiments.figure import Figure, artifact
-from fairlane.experiments.panels import ahead_panel, revision_grid, revision_panel
+from fairlane.experiments.panels import ahead_panel, revision_panel
 
 FIGURE = Figure(
     name="eight-clients",
@@ -13,5 +13,4 @@ FIGURE = Figure(
         *(ahead_panel(ensemble) for ensemble in results.values()),
         revision_panel(results),
     ],
-    tables=lambda results: [revision_grid(results)],
 )

@@ -2,20 +2,14 @@
 
 from fairlane.experiments.drawings import Drawing
 from fairlane.experiments.figure import Figure, Results, measured
-from fairlane.experiments.panels import revision_grid, revision_panel
+from fairlane.experiments.panels import part, revision_grid, revision_panel
 
 _FOLDERS = {"VTC": "VTC", "oracle": "VTC_oracle", "oracle ±50 %": "VTC_pred_50"}
-_WORKLOADS = {"two clients": "overload", "eight clients": "overload-multi"}
-
-
-def _of(results: Results, clients: str) -> Results:
-    """The series of one workload, by scheduler."""
-    suffix = f", {clients}"
-    return {k.removesuffix(suffix): e for k, e in results.items() if k.endswith(suffix)}
+_WORKLOADS = {"Two clients": "overload", "Eight clients": "overload-multi"}
 
 
 def _panels(results: Results) -> list[Drawing]:
-    return [revision_panel(_of(results, clients), title=clients) for clients in _WORKLOADS]
+    return [revision_panel(part(results, clients), title=clients) for clients in _WORKLOADS]
 
 
 FIGURE = Figure(
@@ -24,7 +18,7 @@ FIGURE = Figure(
     about="Charging the expected output at admission halves the difference and more, even when "
     "the prediction may be off by half.",
     sources={
-        f"{label}, {clients}": measured(f"{folder}/{workload}")
+        f"{clients}, {label}": measured(f"{folder}/{workload}")
         for clients, workload in _WORKLOADS.items()
         for label, folder in _FOLDERS.items()
     },
