@@ -19,7 +19,7 @@ from fairlane.simulator.run import simulate
 from fairlane.simulator.serving import MEASURED_NOISE, NO_NOISE, Charging, ServerConfig
 from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.suites import get_suite
-from fairlane.workloads.trace import TracedRequest, read_csv
+from fairlane.workloads.trace import TracedRequest, TraceError, check, read_csv
 
 COSTS: dict[str, LinearCost | QuadraticCost] = {
     "linear": LinearCost(),
@@ -67,7 +67,11 @@ class Settings:
         suite = get_suite(self.suite)
         if self.rates:
             suite = replace(suite, config=replace(suite.config, req_rate=self.rates))
-        trace = None if self.trace is None else read_requests(self.trace)
+        trace = None
+        if self.trace is not None:
+            server = self.server()
+            most = server.max_total_tokens - server.prompt_overhead
+            trace = read_requests(self.trace, max_total_len=most)
         return suite.requests(seed=self.workload_seed, duration=self.duration, trace=trace)
 
     def server(self) -> ServerConfig:
@@ -125,14 +129,29 @@ class Settings:
 
 
 @cache
-def read_requests(path: str) -> list[TracedRequest]:
-    """A trace as CSV, the artifact's as .pkl, or the requests that a result file (.jsonl) holds."""
+def read_requests(path: str, *, max_total_len: int | None = None) -> list[TracedRequest]:
+    """A trace as CSV, the artifact's as .pkl, or the requests that a result file (.jsonl) holds.
+
+    max_total_len: the memory in tokens that prompt and output must fit in. Raises FairlaneError,
+    naming file and line, for what is no such trace.
+    """
     if path.endswith(".pkl"):
-        return import_artifact_pickle(path)
-    if not path.endswith(".jsonl"):
-        return read_csv(path)
-    records = enumerate(read_run(path).records)
-    return [TracedRequest(i, r.client, r.arrival_s, r.prompt_len, r.output_len) for i, r in records]
+        requests = import_artifact_pickle(path)
+    elif path.endswith(".jsonl"):
+        requests = [
+            TracedRequest(i, r.client, r.arrival_s, r.prompt_len, r.output_len)
+            for i, r in enumerate(read_run(path).records)
+        ]
+    else:
+        return read_csv(path, max_total_len=max_total_len)
+    previous = 0.0
+    for request in requests:
+        try:
+            check(request, previous, max_total_len)
+        except ValueError as error:
+            raise TraceError(f"{path}: request {request.id}: {error}") from None
+        previous = request.arrival_s
+    return requests
 
 
 def _true_length(requests: list[TracedRequest]) -> Any:

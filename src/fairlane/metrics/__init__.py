@@ -1,5 +1,6 @@
 """Pure functions over the records of a run: service, fairness, latency."""
 
+from fairlane.metrics.backlog import backlogged_difference
 from fairlane.metrics.fairness import (
     accumulated_difference,
     largest_difference,
@@ -47,6 +48,7 @@ __all__ = [
     "ablation_curve",
     "accumulated",
     "accumulated_difference",
+    "backlogged_difference",
     "delivered_between",
     "demand",
     "difference_curve",

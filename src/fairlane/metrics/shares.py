@@ -33,10 +33,10 @@ def shares_while_waiting(
     worth = np.where(table.delivered, cost(table.prompt, table.output), 0.0)
     rows = [table.client == c for c in range(len(table.clients))]
     weight = [(weights or {}).get(name, 1.0) for name in table.clients]
-    waits = [_waits(table, of_client) for of_client in rows]
+    waits = [waiting_intervals(table, of_client) for of_client in rows]
 
     instants = np.unique((table.arrival, table.start, table.end))
-    total = _delivered_until(instants, table.start, table.end, worth)
+    total = delivered_until(instants, table.start, table.end, worth)
     waiting_weight = _waiting_weight(instants, waits, weight)
     per_weight = np.zeros_like(total)  # service until each instant, per unit of waiting weight
     someone = waiting_weight > 0
@@ -48,7 +48,7 @@ def shares_while_waiting(
         of_client = rows[c]
         start, end = table.start[of_client], table.end[of_client]
         own_instants = np.unique((table.arrival[of_client], start, end))
-        own = _delivered_until(own_instants, start, end, worth[of_client])
+        own = delivered_until(own_instants, start, end, worth[of_client])
         offered = _during(waits[c], instants, total)
         received = _during(waits[c], own_instants, own)
         entitled = weight[c] * _during(waits[c], instants, per_weight)
@@ -59,7 +59,7 @@ def shares_while_waiting(
 _NONE = Share(np.nan, np.nan)
 
 
-def _waits(table: Table, rows: np.ndarray) -> tuple[Floats, Floats]:
+def waiting_intervals(table: Table, rows: np.ndarray) -> tuple[Floats, Floats]:
     """(begins, ends) of the disjoint intervals in which these requests wait."""
     order = np.argsort(table.arrival[rows], kind="stable")
     arrival = table.arrival[rows][order]
@@ -68,7 +68,7 @@ def _waits(table: Table, rows: np.ndarray) -> tuple[Floats, Floats]:
     return arrival[np.append(True, gap)], until[np.append(gap, True)]
 
 
-def _delivered_until(instants: Floats, start: Floats, end: Floats, worth: Floats) -> Floats:
+def delivered_until(instants: Floats, start: Floats, end: Floats, worth: Floats) -> Floats:
     """The worth delivered until each instant, which include all starts and ends."""
     begin, stop = np.searchsorted(instants, start), np.searchsorted(instants, end)
     at_once = begin == stop
