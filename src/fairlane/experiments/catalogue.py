@@ -108,6 +108,7 @@ _ABLATION_SUITES = {  # by memory and length
 FITTED = frozenset(
     {
         "FCFS/all_results_overload.jsonl",
+        "FCFS/all_results_real.jsonl",
         "FCFS/all_results_poisson_short_long.jsonl",
         "FCFS/all_results_poisson_on_off_overload.jsonl",
         "VTC/all_results_proportional.jsonl",

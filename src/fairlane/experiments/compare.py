@@ -12,7 +12,11 @@ from fairlane.experiments.catalogue import Experiment, find_experiment
 from fairlane.experiments.ensemble import Progress, run_jobs, seeds
 from fairlane.experiments.settings import Settings
 from fairlane.metrics import headline
-from fairlane.records import read_run
+from fairlane.records import Run, read_run
+from fairlane.simulator.serving import ServerConfig
+
+_SAME_BATCH_S = 0.02  # first tokens that differ by less come from the same prefill
+_WARM_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,8 @@ def compare(
     """Simulate every result file below `measured` that is laid out like the artifact's.
 
     runs: simulations per file, with seeds 0, 1, ... cold_start_s: delay of the first prefill, in
-    place of each file's own. Each file's own requests are simulated. Raises FairlaneError where
-    there is nothing to compare.
+    place of what each file shows. Each file's own requests are simulated. Raises FairlaneError
+    where there is nothing to compare.
     """
     if runs < 1:
         raise FairlaneError(f"runs must be at least 1, not {runs}")
@@ -171,8 +175,30 @@ def _read(experiment: Experiment, path: Path) -> _Measured:
     """Raises FairlaneError for a file, or a workload, that cannot be simulated."""
     run = read_run(path)
     settings = experiment.replay(path)
+    delay = cold_start_s(run, settings.server())
+    settings = replace(settings, first_prefill_delay_s=delay)
     settings.policy(settings.requests())  # such as a weight too few
     return _Measured(experiment, settings, headline(run))
+
+
+def cold_start_s(run: Run, server: ServerConfig) -> float:
+    """How much longer the first prefill of a measured run took than the profile says, in seconds.
+
+    A server that was just started is slow once. Less than 0.1 s is the noise of a warm one: 0.
+    """
+    firsts = sorted(
+        (record.arrival_s + record.ttft_s, record.ttft_s, record.prompt_len)
+        for record in run.records
+        if record.ttft_s is not None
+    )
+    if not firsts:
+        return 0.0
+    batch = [prompt for stamp, _, prompt in firsts if stamp - firsts[0][0] < _SAME_BATCH_S]
+    usual = server.profile.prefill(sum(batch) + server.prompt_overhead * len(batch))
+    longest_wait = max(ttft for _, ttft, _ in firsts[: len(batch)])
+    on_the_way = server.noise.delay_s[0] + server.reply_delay_s + server.idle_poll_s / 2
+    delay = longest_wait - usual - on_the_way
+    return round(delay, 3) if delay > _WARM_S else 0.0
 
 
 def _with_cold_start(one: _Measured, cold_start_s: float) -> _Measured:
