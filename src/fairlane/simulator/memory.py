@@ -7,40 +7,54 @@ remaining output, longest first, the memory needed when the k longest are left i
 
 While nobody joins or leaves, left_k falls by 1 and every context grows by 1 a step, so need_k
 stays what it is. Requests are therefore kept as of step 0: `end` = left + step and `base` =
-context - step, and one candidate is tested in O(log batch) with prefix and suffix maxima.
+context - step. Of requests with the same end only the last can need most, so they count as one
+group; one candidate is tested in O(log groups) with prefix and suffix maxima.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from itertools import accumulate
 
 
 class MemoryPlan:
     """The need of a batch, and of the batch with one more request."""
 
-    def __init__(self, members: list[tuple[int, int]]) -> None:
-        """members: (end, base) of each request; see the module's text."""
-        self._members = sorted((-end, base) for end, base in members)
+    def __init__(self, groups: Iterable[tuple[int, int, int]]) -> None:
+        """groups: (end, number of requests, sum of their bases), each end once."""
+        self._groups = sorted((-end, count, bases) for end, count, bases in groups)
         self._prepare()
 
     def _prepare(self) -> None:
-        members = self._members
-        self._keys = [key for key, _ in members]
-        self._sums = list(accumulate((base for _, base in members), initial=0))
-        needs = [
-            total - key * k
-            for k, (key, total) in enumerate(zip(self._keys, self._sums[1:], strict=True), 1)
-        ]
-        self._before = list(accumulate(needs, max, initial=0))
-        pushed = [need - key for need, key in zip(needs, self._keys, strict=True)]
+        self._keys = []
+        self._counts = [0]
+        self._sums = [0]
+        self._before = [0]  # the largest need of the first groups
+        pushed = []  # what each group would need with one more request, its base aside
+        k = total = worst = 0
+        for key, count, bases in self._groups:
+            k += count
+            total += bases
+            need = total - key * k
+            worst = max(need, worst)
+            self._keys.append(key)
+            self._counts.append(k)
+            self._sums.append(total)
+            self._before.append(worst)
+            pushed.append(need - key)
         self._after = list(accumulate(reversed(pushed), max, initial=-(1 << 62)))[::-1]
 
     def need_with(self, end: int, base: int) -> int:
         """Tokens that the batch needs if a request of this end and base joins."""
-        k = bisect_right(self._keys, -end)
-        own = end * (k + 1) + self._sums[k] + base
-        return max(self._before[k], own, self._after[k] + base)
+        i = bisect_right(self._keys, -end)
+        own = end * (self._counts[i] + 1) + self._sums[i] + base
+        return max(self._before[i], own, self._after[i] + base)
 
     def add(self, end: int, base: int) -> None:
         """The request joins."""
-        self._members.insert(bisect_right(self._keys, -end), (-end, base))
+        i = bisect_right(self._keys, -end)
+        if i and self._keys[i - 1] == -end:
+            key, count, bases = self._groups[i - 1]
+            self._groups[i - 1] = (key, count + 1, bases + base)
+        else:
+            self._groups.insert(i, (-end, 1, base))
         self._prepare()

@@ -31,6 +31,33 @@ from fairlane.simulator.serving import Charging, ServerConfig
 from fairlane.workloads.trace import TracedRequest
 
 DECODE_TURNS, PREFILL_TURNS = 1, 3
+NONE = 1 << 62  # longer than any length
+
+
+def _position(request: Request) -> int:
+    """The loop's ids are positions."""
+    assert isinstance(request.id, int)
+    return request.id
+
+
+class Lengths(Counter[int]):
+    """A multiset of lengths that knows the least of them (huge when it is empty)."""
+
+    least = NONE
+
+    def add(self, length: int) -> None:
+        """One more of this length."""
+        self[length] += 1
+        if length < self.least:
+            self.least = length
+
+    def remove(self, length: int) -> None:
+        """One less of this length."""
+        self[length] -= 1
+        if not self[length]:
+            del self[length]
+            if length == self.least:
+                self.least = min(self, default=NONE)
 
 
 @dataclass(slots=True)
@@ -78,9 +105,10 @@ class ServingLoop:
         self.clients: Counter[str] = Counter()
         self.plan: MemoryPlan | None = None
         # the queue, as far as the loop has to know it
-        self.waiting_prompts: Counter[int] = Counter()
-        self.waiting_outputs: Counter[int] = Counter()
+        self.waiting_prompts = Lengths()
+        self.waiting_outputs = Lengths()
         self.ask_at: float = inf  # decode step from which asking the queue may help
+        self.by_head = False  # ... which holds for the head of the queue alone
         self.earliest_ask = 0  # ten steps after the last prefill
         # reports of tokens
         self.charges = type(policy).record_tokens is not Policy.record_tokens
@@ -246,8 +274,7 @@ class ServingLoop:
         plan = self._memory_plan()
         clients = set(self.clients)
         while (request := self.policy.peek(self.now)) is not None:
-            position: int = request.id  # type: ignore[assignment]
-            output = self.requests[position].output_len
+            output = self._output(request)
             limit = self._limit(len(clients | {request.client}))
             end, base = self.step + output - 1, request.prompt_tokens + 1 - self.step
             if (
@@ -256,64 +283,66 @@ class ServingLoop:
                 or request.prompt_tokens > room
             ):
                 break
-            self.policy.admit(position, self.now)
+            self.policy.admit(request.id, self.now)
             plan.add(end, base)
             clients.add(request.client)
             room -= request.prompt_tokens
-            batch.append(position)
-            self._unwait(request.prompt_tokens, output)
+            batch.append(_position(request))
+            self.waiting_prompts.remove(request.prompt_tokens)
+            self.waiting_outputs.remove(output)
         if batch:
             self.plan = None
         else:
-            self._plan_to_ask()
+            self._plan_to_ask(refused=request)
         return batch
 
     def _memory_plan(self) -> MemoryPlan:
         """The plan of the running batch, in which nobody waits for its last token any more."""
         if self.plan is None:
+            running = self.running
             self.plan = MemoryPlan(
-                [(end - 1, self.running[i]) for end, who in self.ends.items() for i in who]
+                (end - 1, len(who), sum([running[i] for i in who]))
+                for end, who in self.ends.items()
             )
         return self.plan
 
     def _limit(self, clients: int) -> int:
         return self.config.memory_tokens - self.config.adapter_tokens * clients
 
-    def _plan_to_ask(self) -> None:
+    def _plan_to_ask(self, refused: Request | None = None) -> None:
         """Set `ask_at`, the first decode step at which the queue could give us something.
 
         The shortest prompt and the shortest output that wait make a request that fits no later
-        than any real one, and what it needs falls by at most one token a step.
+        than any real one, and what it needs falls by at most one token a step. A policy that
+        hears of no tokens stays with the request that was `refused` until something else happens.
         """
+        self.by_head = refused is not None and not self.charges
         if not self.waiting_prompts or len(self.running) >= self.config.max_batch:
             self.ask_at = inf
             return
-        end = self.step + min(self.waiting_outputs) - 1
-        need = self._memory_plan().need_with(end, min(self.waiting_prompts) + 1 - self.step)
-        wait = max(0, need - self._limit(len(self.clients)) + 1)
-        self.ask_at = max(self.earliest_ask, self.step + wait)
+        prompt, output = self.waiting_prompts.least, self.waiting_outputs.least
+        clients = len(self.clients)
+        if self.by_head and refused is not None:
+            prompt, output = refused.prompt_tokens, self._output(refused)
+            clients += refused.client not in self.clients
+        need = self._memory_plan().need_with(self.step + output - 1, prompt + 1 - self.step)
+        self.ask_at = max(self.earliest_ask, self.step + max(0, need - self._limit(clients) + 1))
 
     def _wait(self, prompt: int, output: int) -> None:
         """A request was queued."""
-        shorter = not self.waiting_prompts or (
-            prompt < min(self.waiting_prompts) or output < min(self.waiting_outputs)
-        )
-        self.waiting_prompts[prompt] += 1
-        self.waiting_outputs[output] += 1
-        if shorter:
+        shorter = prompt < self.waiting_prompts.least or output < self.waiting_outputs.least
+        self.waiting_prompts.add(prompt)
+        self.waiting_outputs.add(output)
+        if shorter or self.by_head:
             self._plan_to_ask()
-
-    def _unwait(self, prompt: int, output: int) -> None:
-        """A request left the queue."""
-        for lengths, length in ((self.waiting_prompts, prompt), (self.waiting_outputs, output)):
-            lengths[length] -= 1
-            if not lengths[length]:
-                del lengths[length]
 
     # -- messages ----------------------------------------------------------------------------
 
     def _prompt(self, position: int) -> int:
         return self.requests[position].prompt_len + self.config.prompt_overhead
+
+    def _output(self, request: Request) -> int:
+        return self.requests[_position(request)].output_len
 
     def _pump(self, horizon: float, turns: int) -> None:
         """Read the messages that came until `horizon`, as many as the router's turns allow."""
