@@ -1,0 +1,45 @@
+"""`fairlane demo`: the idea in a minute."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairlane.cli.output import Json, Workers, print_json, print_table, progress_bar, say
+
+
+def demo(
+    trace: Annotated[
+        str | None,
+        typer.Option(help="CSV, real_trace.pkl or a result file; a synthesized one by default."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The HTML report.")] = Path("fairlane-demo.html"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise.")] = 0,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Show FCFS, rate limits and VTC side by side, in a minute.
+
+    Two clients of which one sends twice as much, then a trace of 27 clients: prints a short table
+    for each and writes one HTML report with figures.
+
+    \b
+    fairlane demo
+    fairlane demo --trace trace.csv --output mine.html
+    """
+    from fairlane.experiments.demo import demonstrate
+
+    with progress_bar("simulating") as progress:
+        done = demonstrate(
+            trace=trace, output=output, seed=seed, workers=workers, progress=progress
+        )
+    if json:
+        outcomes = {title: [asdict(one) for one in found] for title, found in done.outcomes.items()}
+        print_json({"report": str(done.report), "outcomes": outcomes})
+        return
+    for table in done.tables:
+        first, *others = table.columns
+        print_table((f"{first} ", *others), table.rows, table.title)
+        print()
+    say(f"wrote {done.report}: open it in a browser")

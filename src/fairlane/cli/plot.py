@@ -1,0 +1,32 @@
+"""`fairlane plot`: curves of result files, ours and the artifact's."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairlane.cli.output import say
+
+
+def plot(
+    files: Annotated[list[Path], typer.Argument(help="Result files (.jsonl).")],
+    output: Annotated[
+        Path, typer.Option(help="The drawing; its suffix is the format: png, pdf or svg.")
+    ] = Path("fairlane.png"),
+) -> None:
+    """Draw service, response time and difference of results.
+
+    Shows any result files beside each other, the artifact's included.
+
+    \b
+    fairlane plot vtc.jsonl fcfs.jsonl --output both.pdf
+    fairlane plot VTC-artifact/fair_bench/VTC/all_results_overload.jsonl
+    """
+    from fairlane.experiments.plotting import plot_runs, save_page
+    from fairlane.records import read_run
+
+    names = [file.stem for file in files]
+    unique = len(set(names)) == len(names)
+    runs = {file.stem if unique else str(file): read_run(file) for file in files}
+    save_page(plot_runs(runs), output)
+    say(f"wrote {output}")

@@ -1,0 +1,184 @@
+"""`fairlane simulate`: one workload under one scheduler."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairlane.cli.output import (
+    Json,
+    Runs,
+    Workers,
+    format_number,
+    parse_numbers,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
+
+if TYPE_CHECKING:
+    from fairlane.experiments.runs import Range, Report
+
+_METRICS = {
+    "total_time": "total time (s)",
+    "throughput": "throughput (tokens/s)",
+    "mean_first_token_latency": "mean first-token latency (s)",
+    "mean_request_latency": "mean request latency (s)",
+    "max_accumulated_service_difference": "max accumulated service difference",
+    "aborted": "rejected or aborted requests",
+}
+_LATENCIES = [
+    f"{quantity}_{spread}"
+    for quantity in ("ttft", "tpot")
+    for spread in ("mean", "p50", "p90", "p99")
+]
+_SERVICE = ("requests", "aborted", "service", "share", "entitlement", "slowdown_mean")
+
+
+def simulate(
+    suite: Annotated[str, typer.Argument(help="A name from `fairlane suites`.")],
+    scheduler: Annotated[str, typer.Option(help="A name from `fairlane schedulers`.")] = "vtc",
+    profile: Annotated[
+        str | None, typer.Option(help="A name from `fairlane profiles`, or a TOML file.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the clients, in order: 1,2,3,4. VTC and its kin.")
+    ] = None,
+    cost: Annotated[
+        str, typer.Option(help="linear, quadratic, or a TOML file of `fairlane profile-cost`.")
+    ] = "linear",
+    rate_limit: Annotated[
+        int | None, typer.Option(help="Requests per minute and client that rpm lets pass.")
+    ] = None,
+    predict_range: Annotated[
+        float | None, typer.Option(help="How far vtc-oracle may be off: 0.5 for +-50 %.")
+    ] = None,
+    memory_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Size of the KV cache; the profile's by default.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds that clients send for; the suite's by default.")
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Requests per second of each client: 1,2.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the oracle.")] = 0,
+    runs: Runs = 1,
+    trace: Annotated[
+        str | None,
+        typer.Option(help="For the suite real: a CSV trace, real_trace.pkl or a result file."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write one row per request here, and a manifest beside it."),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="jsonl, csv or parquet; by the output's suffix by default.")
+    ] = None,
+    charging: Annotated[
+        str | None,
+        typer.Option(help="delivery (default), step-start or step-start-and-finish."),
+    ] = None,
+    artifact: Annotated[
+        bool, typer.Option("--artifact", help="Lift and charge as the paper's artifact did.")
+    ] = False,
+    cold_start: Annotated[
+        float, typer.Option(help="Seconds by which the first prefill takes longer.")
+    ] = 0.0,
+    no_noise: Annotated[
+        bool, typer.Option("--no-noise", help="Every step takes exactly what the profile says.")
+    ] = False,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Simulate a suite and say what each client got.
+
+    Shows first-token latency (TTFT) and time per output token (TPOT), each client's share of the
+    service while it waited beside the share it was entitled to, and how much longer its requests
+    took than with the server to itself. With several runs numbers are medians, ranges in brackets.
+
+    \b
+    fairlane simulate overload --scheduler vtc
+    fairlane simulate overload-weighted --weights 1,2,3,4 --runs 8
+    fairlane simulate arena --scheduler rpm --rate-limit 10 --output rpm.jsonl
+    fairlane simulate real --trace trace.csv --scheduler vtc-oracle --predict-range 0.5
+    """
+    from fairlane.experiments.runs import simulate_runs
+    from fairlane.experiments.settings import Settings
+
+    settings = Settings(
+        suite=suite,
+        scheduler=scheduler,
+        profile=profile,
+        weights=parse_numbers(weights, "--weights"),
+        cost=cost,
+        rate_limit=rate_limit,
+        predict_range=predict_range,
+        memory_tokens=memory_tokens,
+        duration=duration,
+        rates=parse_numbers(rates, "--rates"),
+        seed=seed,
+        trace=trace,
+        charging=charging or ("step-start-and-finish" if artifact else "delivery"),
+        artifact_lift=artifact,
+        first_prefill_delay_s=cold_start,
+        noise=not no_noise,
+    )
+    with progress_bar("simulating") as progress:
+        report = simulate_runs(
+            settings, runs=runs, output=output, format=format, workers=workers, progress=progress
+        )
+    if json:
+        print_json(_as_json(report))
+    else:
+        _print(report)
+        for file in report.files:
+            say(f"wrote {file}")
+
+
+def _as_json(report: "Report") -> dict[str, object]:
+    clients = [
+        {"client": client, **{name: value._asdict() for name, value in values.items()}}
+        for client, values in report.clients.items()
+    ]
+    return {
+        "settings": asdict(report.settings),
+        "runs": report.runs,
+        "files": report.files,
+        "metrics": {name: value._asdict() for name, value in report.metrics.items()},
+        "clients": clients,
+    }
+
+
+def _print(report: "Report") -> None:
+    settings = report.settings
+    rows = [[label, _cell(report.metrics[name])] for name, label in _METRICS.items()]
+    print_table((f"{settings.suite} under {settings.scheduler} ", ""), rows)
+    print()
+    clients = report.clients.items()
+    print_table(
+        (
+            "client ",
+            *(
+                name.replace("_", " ").upper()[:4] + name[4:].replace("_", " ")
+                for name in _LATENCIES
+            ),
+        ),
+        [[client, *(_cell(values[name]) for name in _LATENCIES)] for client, values in clients],
+        "latency of finished requests (s)",
+    )
+    print()
+    print_table(
+        ("client ", "requests", "rejected", "service", "share", "entitled", "slowdown"),
+        [[client, *(_cell(values[name]) for name in _SERVICE)] for client, values in clients],
+        "service, its share while waiting, and slowdown against running alone",
+    )
+
+
+def _cell(value: "Range") -> str:
+    middle = format_number(value.median)
+    if value.low == value.high or middle == "-":
+        return middle
+    return f"{middle} [{format_number(value.low)}, {format_number(value.high)}]"
