@@ -60,10 +60,18 @@ def part(results: Results, name: str) -> Results:
     return {k.removeprefix(start): e for k, e in results.items() if k.startswith(start)}
 
 
-def service_panel(ensemble: Ensemble, *, count: int = 30, span: float | None = None) -> Panel:
+def service_panel(
+    ensemble: Ensemble,
+    *,
+    count: int = 30,
+    span: float | None = None,
+    clients: Sequence[str] | None = None,
+) -> Panel:
     """Each client's service in the minute around each instant."""
     title = f"Service under {ensemble.label}"
-    return client_panel(ensemble, metrics.service, title, SERVICE, count=count, span=span)
+    return client_panel(
+        ensemble, metrics.service, title, SERVICE, count=count, span=span, clients=clients
+    )
 
 
 def response_panel(
@@ -158,6 +166,21 @@ def _difference(label: str, ensemble: Ensemble, x: Floats, colour: str, **option
         lambda sample: metrics.accumulated_difference(sample.table, x, **options)
     )
     return Curve(label, x, values, colour, beside)
+
+
+def lack_panel(results: Results) -> Panel:
+    """All clients' lack of service around each instant: what the revision's tables sum up."""
+    x = revision_instants()
+
+    def lack(sample: Sample) -> Floats:
+        table = sample.table.without_aborted()
+        return metrics.summed_difference(table, x + REVISION_WARM_UP_S)
+
+    curves = []
+    for i, (label, ensemble) in enumerate(results.items()):
+        values, beside = ensemble.each(lack)
+        curves.append(Curve(label, x, values, series_colour(label, i), beside))
+    return Panel("Lack of service", "service difference (cost/s)", curves, x_label=SINCE_WARM_UP)
 
 
 def ahead_panel(ensemble: Ensemble) -> Panel:
