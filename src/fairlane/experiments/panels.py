@@ -4,7 +4,7 @@ Which instants are sampled is the artifact's choice (see `fairlane.metrics.paper
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from fairlane.experiments.samples import Sample
 from fairlane.metrics import CostFunction, Floats, Table
 from fairlane.metrics.paper import REVISION_WARM_UP_S, SAMPLES, revision_instants
 
-Quantity = Callable[[Table, Floats], Floats]  # (table, instants) -> (instants, clients)
+Quantity = Callable[[Table, Floats], Floats]  # (table, instants (m,)) -> (m,) or (m, clients)
 
 FIGURE_SPAN_S = 600.0
 TRACE_SAMPLES = 100
@@ -24,6 +24,7 @@ LINEAR = LinearCost()
 QUADRATIC = QuadraticCost()
 SERVICE = "service (weighted tokens/s)"
 RESPONSE_TIME = "response time (s)"
+LACK = "behind the best served (cost/s)"
 DIFFERENCE = "accumulated service difference"
 SINCE_WARM_UP = "time since the warm-up (s)"
 
@@ -140,47 +141,63 @@ def difference_panel(
 
     `skip` leaves out the requests that end before it, and the time before it from the drawing.
     """
-    curves = []
-    for i, (label, ensemble) in enumerate(results.items()):
-        x = metrics.ticks(metrics.span(ensemble.samples[0].table), count, skip_zero=True)
-        colour = colours.get(label) or series_colour(label, i)
-        curves.append(_difference(label, ensemble, x, colour, skip=skip))
+    quantity = partial(metrics.accumulated_difference, skip=skip)
+    curves = [
+        _series_curve(label, i, ensemble, _sampled(ensemble, count), quantity, colours)
+        for i, (label, ensemble) in enumerate(results.items())
+    ]
     return Panel(title, DIFFERENCE, curves, x_min=skip)
+
+
+def lack_panel(results: Results, *, count: int = 60) -> Panel:
+    """What the worst-off client lacks in the minute around each instant, a curve per series."""
+    curves = [
+        _series_curve(label, i, ensemble, _sampled(ensemble, count), metrics.largest_difference)
+        for i, (label, ensemble) in enumerate(results.items())
+    ]
+    return Panel("Worst-off client's lack of service", LACK, curves)
 
 
 def revision_panel(
     results: Results, *, title: str = "Difference between clients", cost: CostFunction = LINEAR
 ) -> Panel:
-    """The same as the revision samples it: since the end of its warm-up."""
-    x = revision_instants()
-    options: dict[str, Any] = {"begin": REVISION_WARM_UP_S, "cost": cost}
+    """The accumulated difference as the revision samples it: since the end of its warm-up."""
+    quantity = partial(metrics.accumulated_difference, begin=REVISION_WARM_UP_S, cost=cost)
     curves = [
-        _difference(label, ensemble, x, series_colour(label, i), **options)
+        _series_curve(label, i, ensemble, revision_instants(), quantity)
         for i, (label, ensemble) in enumerate(results.items())
     ]
     return Panel(title, DIFFERENCE, curves, x_label=SINCE_WARM_UP)
 
 
-def _difference(label: str, ensemble: Ensemble, x: Floats, colour: str, **options: Any) -> Curve:
-    values, beside = ensemble.each(
-        lambda sample: metrics.accumulated_difference(sample.table, x, **options)
-    )
-    return Curve(label, x, values, colour, beside)
-
-
-def lack_panel(results: Results) -> Panel:
+def summed_lack_panel(results: Results) -> Panel:
     """All clients' lack of service around each instant: what the revision's tables sum up."""
-    x = revision_instants()
 
-    def lack(sample: Sample) -> Floats:
-        table = sample.table.without_aborted()
-        return metrics.summed_difference(table, x + REVISION_WARM_UP_S)
+    def quantity(table: Table, x: Floats) -> Floats:
+        return metrics.summed_difference(table.without_aborted(), x + REVISION_WARM_UP_S)
 
-    curves = []
-    for i, (label, ensemble) in enumerate(results.items()):
-        values, beside = ensemble.each(lack)
-        curves.append(Curve(label, x, values, series_colour(label, i), beside))
-    return Panel("Lack of service", "service difference (cost/s)", curves, x_label=SINCE_WARM_UP)
+    curves = [
+        _series_curve(label, i, ensemble, revision_instants(), quantity)
+        for i, (label, ensemble) in enumerate(results.items())
+    ]
+    return Panel("All clients' lack of service", LACK, curves, x_label=SINCE_WARM_UP)
+
+
+def _sampled(ensemble: Ensemble, count: int) -> Floats:
+    """Instants from the start to the last arrival, which is the same in all runs."""
+    return metrics.ticks(metrics.span(ensemble.samples[0].table), count, skip_zero=True)
+
+
+def _series_curve(
+    label: str,
+    index: int,
+    ensemble: Ensemble,
+    x: Floats,
+    quantity: Quantity,
+    colours: Mapping[str, str] = SERIES_COLOURS,
+) -> Curve:
+    values, beside = ensemble.each(lambda sample: quantity(sample.table, x))
+    return Curve(label, x, values, colours.get(label) or series_colour(label, index), beside)
 
 
 def ahead_panel(ensemble: Ensemble) -> Panel:

@@ -6,6 +6,7 @@ over data: legends and notes lie below.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -22,7 +23,13 @@ from fairlane import metrics
 from fairlane.core.errors import FairlaneError
 from fairlane.experiments.drawings import Band, Bars, Boxes, Curve, Drawing, Grid, Panel
 from fairlane.experiments.figure import Ensemble
-from fairlane.experiments.panels import difference_panel, response_panel, service_panel
+from fairlane.experiments.panels import (
+    CLIENT_COLOURS,
+    difference_panel,
+    lack_panel,
+    response_panel,
+    service_panel,
+)
 from fairlane.experiments.samples import Sample
 from fairlane.experiments.tables import TextTable, number_table
 from fairlane.files import atomic_write
@@ -113,28 +120,41 @@ def picture(page: Page) -> bytes:
 
 
 def plot_runs(runs: Mapping[str, Run]) -> Page:
-    """Service and response time per client of every run, and all runs' accumulated difference."""
-    drawings, ensembles = run_panels(runs)
+    """Service and response time per client of every run, and all runs' differences.
+
+    The same quantity has the same scale in all runs, so that they can be compared by eye.
+    """
+    ensembles = [Ensemble(name, [Sample.of(run)]) for name, run in runs.items()]
+    service = _same_scale([service_panel(e, **_span_and_clients(e)) for e in ensembles])
+    response = _same_scale([response_panel(e, **_span_and_clients(e)) for e in ensembles])
+    by_name = {ensemble.label: ensemble for ensemble in ensembles}
+    differences = [difference_panel(by_name), lack_panel(by_name)]
+    few = 1 < len(runs) <= 3
+    if few:  # a column per run
+        drawings = [*service, *response, *differences]
+    else:
+        pairs = zip(service, response, strict=True)
+        drawings = [*(panel for pair in pairs for panel in pair), *differences]
     note = "Service and response time: means over the minute around each instant."
-    if any(len(e.samples[0].table.clients) > _MANY for e in ensembles):
+    if any(_is_crowd(ensemble) for ensemble in ensembles):
         note += " Of many clients the two heaviest and two in the middle are shown."
-    return draw_page("", drawings, columns=3 if len(runs) == 1 else 2, note=note)
+    return draw_page("", drawings, columns=len(runs) if few else 2, note=note)
 
 
-_MANY = 8
+def _is_crowd(ensemble: Ensemble) -> bool:
+    return len(ensemble.samples[0].table.clients) > len(CLIENT_COLOURS)
 
 
-def run_panels(runs: Mapping[str, Run]) -> tuple[list[Drawing], list[Ensemble]]:
-    """The panels that show single runs, by name."""
-    ensembles = {name: Ensemble(name, [Sample.of(run)]) for name, run in runs.items()}
-    drawings: list[Drawing] = []
-    for ensemble in ensembles.values():
-        table = ensemble.samples[0].table
-        span = max(float(table.end.max()), 1.0)
-        shown = metrics.shown_clients(table) if len(table.clients) > _MANY else table.clients
-        options: dict[str, Any] = {"count": 60, "span": span, "clients": shown}
-        drawings += [service_panel(ensemble, **options), response_panel(ensemble, **options)]
-    return [*drawings, difference_panel(ensembles)], list(ensembles.values())
+def _span_and_clients(ensemble: Ensemble) -> dict[str, Any]:
+    """Until the last token, of all clients or of some if there are many."""
+    table = ensemble.samples[0].table
+    clients = metrics.shown_clients(table) if _is_crowd(ensemble) else table.clients
+    return {"count": 60, "span": max(float(table.end.max()), 1.0), "clients": clients}
+
+
+def _same_scale(panels: list[Panel]) -> list[Panel]:
+    peaks = [np.nanmax(curve.values, initial=0) for panel in panels for curve in panel.curves]
+    return [replace(panel, y_max=1.05 * float(max(peaks)) or 1.0) for panel in panels]
 
 
 def _draw(axes: Axes, drawing: Drawing) -> None:

@@ -1,6 +1,6 @@
 """Runs as figures need them, kept on disk so that what was simulated once is not again.
 
-A sample's file is named by a hash of the run's settings, the bytes of its trace and profile, and
+A sample's file is named by a hash of the run's settings, the bytes of the files that they name, and
 the sources that decide its numbers. So samples of other versions are passed over, never mixed in.
 A policy of an outside package counts by its name alone: empty the folder when one changes.
 """
@@ -98,8 +98,8 @@ class SampleStore:
     def _path(self, settings: Settings) -> Path:
         described = asdict(settings)
         for name, value in described.items():
-            if name == "trace" or (name == "profile" and str(value).endswith(".toml")):
-                described[name] = value and hashlib.sha256(Path(value).read_bytes()).hexdigest()
+            if value and (name == "trace" or str(value).endswith(".toml")):
+                described[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
         text = json.dumps(described, sort_keys=True) + _code_version()
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 

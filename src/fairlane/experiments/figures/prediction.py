@@ -15,8 +15,8 @@ def _panels(results: Results) -> list[Drawing]:
 FIGURE = Figure(
     name="prediction",
     title="VTC with predicted output lengths",
-    about="Charging the expected output at admission halves the difference and more, even when "
-    "the prediction may be off by half.",
+    about="Charging the expected output at admission keeps clients closer together than charging "
+    "tokens as they come, even when the prediction may be off by half.",
     sources={
         f"{clients}, {label}": measured(f"{folder}/{workload}")
         for clients, workload in _WORKLOADS.items()

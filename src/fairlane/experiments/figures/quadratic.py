@@ -19,7 +19,7 @@ FIGURE = Figure(
     name="quadratic",
     title="VTC with the quadratic cost",
     about="Service is priced by what prefill and decode take on the device, not by a weighted sum "
-    "of tokens.",
+    "of tokens. Differences are in that cost.",
     sources={f"Two clients, {k}": measured(f"{f}/overload") for k, f in _TWO.items()}
     | {f"Eight clients, {k}": measured(f"{f}/overload-multi") for k, f in _EIGHT.items()},
     panels=_panels,
