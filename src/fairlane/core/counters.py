@@ -76,6 +76,10 @@ class Level:
             heapreplace(heap, entry)
         return None
 
+    def least_counter(self) -> float | None:
+        """The least counter of the backlogged."""
+        return None if self.least() is None else self.heap[0][0]
+
     def push(self, child: "Node") -> None:
         """A child became backlogged, or its counter fell."""
         child.entry = entry = (child.counter, child.seq, child)
@@ -130,10 +134,9 @@ class Node:
 
     def lift(self, lift: Lift, keep_lead: bool) -> None:
         """Raise the counter to the siblings' level, less the lead it had when it left them."""
-        least, last = self.level.least(), self.level.last
-        floor = lift(
-            None if least is None else least.counter, None if last is None else last.counter
-        )
+        level = self.level
+        last = level.last
+        floor = lift(level.least_counter(), None if last is None else last.counter)
         if floor is not None:
             if keep_lead:
                 floor -= self.lead
@@ -151,8 +154,8 @@ class Node:
         self.entry = None
         level.backlogged -= 1
         level.last = self
-        least = level.least()
-        self.lead = 0.0 if least is None else max(0.0, least.counter - self.counter)
+        least = level.least_counter()
+        self.lead = 0.0 if least is None else max(0.0, least - self.counter)
 
 
 Entry: TypeAlias = tuple[float, int, Node]

@@ -52,7 +52,8 @@ class Charged(Ticket):
     __slots__ = ("admission", "covered", "node", "output")
 
     def __init__(self, request: Request, node: Node) -> None:
-        super().__init__(request)
+        self.request = request
+        self.running = False
         self.node = node
         self.output = 0  # tokens delivered
         self.covered = 0.0  # output tokens charged in advance
@@ -109,6 +110,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         self._path_of = path_of
         self._max_running = max_running
         self._max_running_tokens = max_running_tokens
+        self._limited = not (max_running is None and max_running_tokens is None)
         self._max_idle = max_idle
         self._young = 0  # idle clients and groups since some were last forgotten
         self._root = Level()
@@ -180,7 +182,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         back lifted, unless the admission that took it out is undone.
         """
         step: Node | None = node
-        if node.queue and not self._at_limit(node):
+        if node.queue and not (self._limited and self._at_limit(node)):
             while step is not None and step.entry is None:
                 if lifted:
                     step.lift(self._lift, keep_lead)
@@ -202,7 +204,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
     # -- charges -----------------------------------------------------------------------------
 
-    def record_tokens(self, tokens: Mapping[RequestId, int], now: float) -> None:
+    def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Charge newly delivered output tokens, less those that a prediction paid for."""
         tickets = self._tickets
         output_price = self._cost.per_output_token
@@ -286,6 +288,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             node.weight = weight
             if node.entry is not None:
                 node.level.push(node)
+        for watcher in self._watchers:
+            watcher.set_weight(name, weight)
 
     def save(self) -> Saved:
         """All counters, ready for JSON, as if every live request had ended at this moment."""

@@ -20,7 +20,7 @@ live requests. Hosts may report tokens late and in any grouping: charges only de
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fairlane.core.errors import FairlaneError, UnknownRequestError
 from fairlane.core.limits import Gate
@@ -38,6 +38,28 @@ class Ticket:
 
 
 T = TypeVar("T", bound=Ticket)
+
+
+class Watcher(Protocol):
+    """Is told of every event after a policy took it in, such as an auditor (audit.py)."""
+
+    def enqueue(self, request: Request) -> None:
+        """A request was accepted."""
+
+    def admit(self, request_id: RequestId, *, cached_tokens: int) -> None:
+        """A waiting request was admitted."""
+
+    def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
+        """Tokens were delivered, perhaps also of requests that the policy does not know."""
+
+    def requeue(self, request_id: RequestId, *, undo: bool) -> None:
+        """A running request was put back."""
+
+    def finish(self, request_id: RequestId) -> None:
+        """A request ended that the policy knew."""
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """A client or group has a new weight."""
 
 
 class ClientQueue(OrderedDict[RequestId, T]):
@@ -66,6 +88,7 @@ class Policy(ABC, Generic[T]):
     def __init__(self, gates: Sequence[Gate] = ()) -> None:
         self._tickets: dict[RequestId, T] = {}
         self._gates = tuple(gates)
+        self._watchers: list[Watcher] = []
 
     # -- what hosts call ---------------------------------------------------------------------
 
@@ -80,6 +103,8 @@ class Policy(ABC, Generic[T]):
         self._tickets[request.id] = self._enqueue(request)
         for gate in self._gates:
             gate.accepted(request, now)
+        for watcher in self._watchers:
+            watcher.enqueue(request)
         return None
 
     @abstractmethod
@@ -101,9 +126,19 @@ class Policy(ABC, Generic[T]):
         for gate in self._gates:
             gate.left(ticket.request)
         self._admit(ticket, cached_tokens)
+        for watcher in self._watchers:
+            watcher.admit(request_id, cached_tokens=cached_tokens)
 
     def record_tokens(self, tokens: Mapping[RequestId, int], now: float) -> None:
         """Output tokens newly delivered, by request. Unknown requests are passed over."""
+        self._record_tokens(tokens)
+        for watcher in self._watchers:
+            watcher.record_tokens(tokens)
+
+    @property
+    def hears_tokens(self) -> bool:
+        """Whether reports of tokens change anything; where not, a host may leave them out."""
+        return type(self)._record_tokens is not Policy._record_tokens or bool(self._watchers)
 
     def requeue(self, request_id: RequestId, now: float, *, undo: bool = False) -> None:
         """A running request goes back to the front of its client's queue (no lift).
@@ -116,6 +151,8 @@ class Policy(ABC, Generic[T]):
         for gate in self._gates:
             gate.returned(ticket.request)
         self._requeue(ticket, undo)
+        for watcher in self._watchers:
+            watcher.requeue(request_id, undo=undo)
 
     def finish(
         self, request_id: RequestId, now: float, outcome: Outcome = Outcome.FINISHED
@@ -128,6 +165,8 @@ class Policy(ABC, Generic[T]):
             for gate in self._gates:
                 gate.left(ticket.request)
         self._finish(ticket, outcome)
+        for watcher in self._watchers:
+            watcher.finish(request_id)
 
     def snapshot(self) -> Snapshot:
         """Active clients (something queued or running) and their state. O(live requests)."""
@@ -141,6 +180,10 @@ class Policy(ABC, Generic[T]):
             {c: self._client_state(c, queued.get(c, 0), running.get(c, 0)) for c in names}
         )
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every event from now on; for a policy without live requests."""
+        self._watchers.append(watcher)
+
     # -- what subclasses write ---------------------------------------------------------------
 
     @abstractmethod
@@ -150,6 +193,9 @@ class Policy(ABC, Generic[T]):
     @abstractmethod
     def _admit(self, ticket: T, cached_tokens: int) -> None:
         """Take a ticket out of the queue and charge its admission."""
+
+    def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
+        """Charge delivered tokens; nothing, for policies that charge none."""
 
     @abstractmethod
     def _requeue(self, ticket: T, undo: bool) -> None:

@@ -73,7 +73,7 @@ class DeficitRoundRobin(Policy[Drawn]):
                     break
         return None if best is None else best.queue.head().request
 
-    def record_tokens(self, tokens: Mapping[RequestId, int], now: float) -> None:
+    def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Draw the price of delivered tokens."""
         for request_id, count in tokens.items():
             ticket = self._tickets.get(request_id)

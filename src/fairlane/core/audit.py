@@ -1,0 +1,292 @@
+"""An auditor that says, while a server runs, how unequally it has served its clients so far.
+
+It sees the events that a policy is fed (`policy.watch(auditor)`), keeps its own account of what
+was delivered, and trusts no counter of the policy. What it measures is what the paper's theorem 4.4
+is about: the largest difference in service per weight between two clients over an interval in
+which both are backlogged, that is, have requests waiting. It answers with three numbers:
+
+  observed  the largest difference that did occur, and between whom
+  at most   no difference can have been larger
+  bound     what VTC guarantees: 2U, U = max(h(L_in, 0), w_q M), per weight
+
+The maximum over all pairs takes a number for each pair. So up to 32 backlogged clients are compared
+pair by pair, exactly; while more are backlogged, the others wait to be taken up, and `observed` may
+miss what happens between them. `at most` covers everyone by one number each: all race, a client
+that joins starts at the level of the least, or where it was if that is further. Over an interval
+in which two run, their distance changes as their services differ, so no difference exceeds twice
+the widest spread.
+
+Cost: for each client served in an event O(log backlogged clients) amortised, and at most 32
+comparisons.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
+
+from fairlane.core.cost import Cost, LinearCost
+from fairlane.core.types import Request, RequestId
+
+_PAIRWISE = 32  # backlogged clients that are compared with each other
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Service differences per weight, in cost units. `bound` is None where none was given."""
+
+    observed: float
+    between: tuple[str, str] | None
+    at_most: float
+    bound: float | None
+
+    def __str__(self) -> str:
+        who = "" if self.between is None else f" between {' and '.join(self.between)}"
+        bound = "" if self.bound is None else f", bound {self.bound:.6g}"
+        return f"observed {self.observed:.6g}{who}, at most {self.at_most:.6g}{bound}"
+
+
+def service_bound(
+    memory_tokens: int,
+    longest_prompt: int,
+    cost: Cost | None = None,
+    longest_output: int = 1,
+    least_weight: float = 1.0,
+) -> float:
+    """2U of theorem 4.4, per weight, for any cost that grows ever faster with the output.
+
+    longest_output: matters only for costs whose later tokens cost more.
+    """
+    h: Cost = LinearCost() if cost is None else cost
+    a_token = h.output(longest_prompt, 0, longest_output) / longest_output
+    return 2 * max(h.admission(longest_prompt), memory_tokens * a_token) / least_weight
+
+
+class _Race:
+    """Clients by a score that grows as their total service does; a heap finds the least."""
+
+    __slots__ = ("heap", "starts")
+
+    def __init__(self) -> None:
+        self.starts: dict[str, float] = {}  # total less score
+        self.heap: list[tuple[float, str]] = []  # lower bounds of scores, as totals mostly grow
+
+    def join(self, client: str, start: float, score: float) -> None:
+        """A client comes in at `score` when its total is `start` + `score`."""
+        self.starts[client] = start
+        heappush(self.heap, (score, client))
+        if len(self.heap) > 2 * len(self.starts) + 64:
+            lowest = {client: score for score, client in sorted(self.heap, reverse=True)}
+            self.heap = [(lowest[client], client) for client in self.starts]
+            heapify(self.heap)
+
+    def least(self, totals: Mapping[str, float]) -> float | None:
+        """The least score."""
+        heap = self.heap
+        while heap:
+            bound, client = heap[0]
+            start = self.starts.get(client)
+            if start is None:
+                heappop(heap)
+                continue
+            score = totals[client] - start
+            if score <= bound:
+                return score
+            heapreplace(heap, (score, client))
+        return None
+
+
+@dataclass(slots=True)
+class _Live:
+    """What the auditor notes of a request."""
+
+    client: str
+    prompt: int
+    output: int = 0
+    admission: float | None = None
+    waiting: bool = True
+
+
+class Auditor:
+    """Follows the events of one policy; see the module.
+
+    cost, weights: as the policy's. bound: see `service_bound`, or None.
+    name_of: from a request's client to whom is audited, such as the client's organisation; by
+        default the client itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        cost: Cost | None = None,
+        weights: Mapping[str, float] | None = None,
+        bound: float | None = None,
+        name_of: Callable[[str], str] = str,
+    ) -> None:
+        self._cost: Cost = LinearCost() if cost is None else cost
+        self._weights = dict(weights or {})
+        self._bound = bound
+        self._name_of = name_of
+        self._live: dict[RequestId, _Live] = {}
+        self._requests: dict[str, int] = {}  # live ones, by client
+        self._waiting: dict[str, int] = {}  # of the backlogged clients
+        self._totals: dict[str, float] = {}  # service per weight
+        self._race = _Race()  # of the backlogged clients
+        self._left: dict[str, float] = {}  # starts of clients that are not backlogged
+        self._most_left = 64  # when to look which of them can be forgotten
+        self._least: dict[str, dict[str, float]] = {}  # of totals[f] - totals[g], by f and g
+        self._unpaired: OrderedDict[str, None] = OrderedDict()  # backlogged, and not in _least
+        self._observed = self._spread = 0.0
+        self._between: tuple[str, str] | None = None
+
+    def report(self) -> Audit:
+        """What was found so far."""
+        return Audit(self._observed, self._between, 2 * self._spread, self._bound)
+
+    # -- events, named as the policy's -------------------------------------------------------
+
+    def enqueue(self, request: Request) -> None:
+        """A request was accepted."""
+        client = self._name_of(request.client)
+        self._live[request.id] = _Live(client, request.prompt_tokens)
+        self._requests[client] = self._requests.get(client, 0) + 1
+        self._totals.setdefault(client, 0.0)
+        self._wait(client)
+
+    def admit(self, request_id: RequestId, *, cached_tokens: int = 0) -> None:
+        """A waiting request was admitted."""
+        live = self._live[request_id]
+        live.waiting = False
+        if live.admission is None:
+            live.admission = self._cost.admission(live.prompt, cached_tokens)
+            self._serve(live.client, live.admission)
+            self._compare([live.client])
+        self._wait_no_more(live.client)
+
+    def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
+        """Output tokens were delivered, all at the same moment."""
+        touched: dict[str, float] = {}
+        for request_id, count in tokens.items():
+            live = self._live.get(request_id)
+            if live is not None:
+                start, live.output = live.output, live.output + count
+                price = self._cost.output(live.prompt, start, live.output)
+                touched[live.client] = touched.get(live.client, 0.0) + price
+        for client, price in touched.items():
+            self._serve(client, price)
+        self._compare(touched)
+
+    def requeue(self, request_id: RequestId, *, undo: bool = False) -> None:
+        """A running request was put back; with `undo` as if it had not been admitted.
+
+        A difference that was found in between stays in the report.
+        """
+        live = self._live[request_id]
+        live.waiting = True
+        if undo and not live.output and live.admission is not None:
+            self._serve(live.client, -live.admission)
+            self._compare([live.client])
+            live.admission = None
+        self._wait(live.client)
+
+    def finish(self, request_id: RequestId) -> None:
+        """A request ended. Unknown ids are passed over."""
+        live = self._live.pop(request_id, None)
+        if live is None:
+            return
+        if live.waiting:
+            self._wait_no_more(live.client)
+        self._requests[live.client] -= 1
+        if not self._requests[live.client]:
+            del self._requests[live.client]
+            self._forget()
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """From now on service counts for `name` by this weight."""
+        self._weights[name] = weight
+
+    # -- service and comparison --------------------------------------------------------------
+
+    def _serve(self, client: str, amount: float) -> None:
+        self._totals[client] += amount / self._weights.get(client, 1.0)
+        start = self._race.starts.get(client)
+        if amount < 0 and start is not None:
+            self._race.join(client, start, self._totals[client] - start)
+
+    def _compare(self, served: Iterable[str]) -> None:
+        """Look whether clients that were just served are now further ahead than any before."""
+        least = self._race.least(self._totals)
+        for client in served:
+            start = self._race.starts.get(client)
+            if start is not None and least is not None:
+                self._spread = max(self._spread, self._totals[client] - start - least)
+            if client in self._least:
+                self._compare_pairs(client)
+
+    def _compare_pairs(self, client: str) -> None:
+        totals, all_least = self._totals, self._least
+        mine, total = all_least[client], self._totals[client]
+        for other, least in mine.items():
+            gap = total - totals[other]
+            if gap < least:
+                mine[other] = gap
+            elif gap - least > self._observed:
+                self._observed, self._between = gap - least, (client, other)
+            theirs = all_least[other]
+            if -gap < theirs[client]:
+                theirs[client] = -gap
+
+    def _pair(self, client: str) -> None:
+        """Compare a client with the others from now on."""
+        total = self._totals[client]
+        for other, row in self._least.items():
+            row[client] = self._totals[other] - total
+        self._least[client] = {other: total - self._totals[other] for other in self._least}
+
+    def _unpair(self, client: str) -> None:
+        del self._least[client]
+        for row in self._least.values():
+            del row[client]
+        if self._unpaired:
+            self._pair(self._unpaired.popitem(last=False)[0])
+
+    # -- who is backlogged -------------------------------------------------------------------
+
+    def _wait(self, client: str) -> None:
+        waiting = self._waiting.get(client, 0)
+        self._waiting[client] = waiting + 1
+        if waiting:
+            return
+        total = self._totals[client]
+        least = self._race.least(self._totals)
+        score = total - self._left.pop(client, total)
+        if least is not None:
+            score = max(score, least)
+            self._spread = max(self._spread, score - least)
+        self._race.join(client, total - score, score)
+        if len(self._least) < _PAIRWISE:
+            self._pair(client)
+        else:
+            self._unpaired[client] = None
+
+    def _wait_no_more(self, client: str) -> None:
+        self._waiting[client] -= 1
+        if self._waiting[client]:
+            return
+        del self._waiting[client]
+        self._left[client] = self._race.starts.pop(client)
+        if client in self._least:
+            self._unpair(client)
+        else:
+            del self._unpaired[client]
+
+    def _forget(self) -> None:
+        """Clients without requests are kept only while they are ahead of the least."""
+        if len(self._left) <= self._most_left:
+            return
+        least = self._race.least(self._totals)
+        for client, start in list(self._left.items()):
+            ahead = least is not None and self._totals[client] - start > least
+            if client not in self._requests and not ahead:
+                del self._left[client], self._totals[client]
+        self._most_left = 64 + 2 * len(self._left)

@@ -1,0 +1,116 @@
+"""The auditor by hand: what counts as a difference, between whom, over which intervals."""
+
+from typing import Any
+
+import pytest
+
+from fairlane.core.audit import Auditor, service_bound
+from fairlane.core.cost import LinearCost, QuadraticCost
+from fairlane.core.policy import Policy
+from fairlane.policies.registry import create_policy
+from tests.driving import admit_all, admit_next, enqueue_all, fresh, req
+
+
+def audited(name: str, auditor: Auditor, **options: Any) -> Policy[Any]:
+    policy = fresh(name, **options)
+    policy.watch(auditor)
+    return policy
+
+
+def test_the_report_says_who_was_ahead_of_whom_by_how_much() -> None:
+    auditor = Auditor(bound=100.0)
+    policy = audited("fcfs", auditor)
+    enqueue_all(policy, [req(("a", n), "a", 10) for n in range(4)])
+    enqueue_all(policy, [req(("b", n), "b", 10) for n in range(2)])
+    assert str(auditor.report()) == "observed 0, at most 0, bound 100"
+    admit_next(policy), admit_next(policy)
+    policy.record_tokens({("a", 0): 5}, 0)
+    report = auditor.report()
+    assert (report.observed, report.between) == (30.0, ("a", "b"))
+    assert report.at_most == 60.0
+    assert str(report) == "observed 30 between a and b, at most 60, bound 100"
+
+
+def test_service_counts_only_while_both_wait() -> None:
+    auditor = Auditor()
+    policy = audited("fcfs", auditor)
+    enqueue_all(policy, [req(("a", n), "a", 10) for n in range(3)])
+    admit_next(policy)
+    policy.record_tokens({("a", 0): 500}, 0)  # b does not wait yet
+    enqueue_all(policy, [req("b", "b", 10)])
+    policy.record_tokens({("a", 0): 7}, 0)
+    assert auditor.report().observed == 14.0
+    policy.finish("b", 0)
+    policy.record_tokens({("a", 0): 500}, 0)  # b waits no more
+    assert auditor.report().observed == 14.0
+
+
+def test_a_preempted_requests_prompt_counts_once_and_an_undone_admission_not_at_all() -> None:
+    auditor = Auditor()
+    policy = audited("fcfs", auditor)
+    enqueue_all(policy, [req(("a", n), "a", 10) for n in range(3)])
+    enqueue_all(policy, [req("b", "b", 10)])
+    for _ in range(5):
+        admit_next(policy)
+        policy.requeue(("a", 0), 0, undo=True)
+    assert auditor.report().observed == 10.0
+    admit_next(policy)
+    policy.record_tokens({("a", 0): 1}, 0)
+    for _ in range(5):
+        policy.requeue(("a", 0), 0)
+        admit_next(policy)
+    assert auditor.report().observed == 12.0
+
+
+def test_differences_are_per_weight() -> None:
+    auditor = Auditor(weights={"a": 4.0})
+    policy = audited("vtc", auditor, weights={"a": 2.0})
+    enqueue_all(policy, [req((c, n), c, 100) for n in range(3) for c in "ab"])
+    admit_next(policy)
+    assert auditor.report().observed == 25.0
+
+
+def test_a_new_weight_reaches_the_auditor() -> None:
+    auditor = Auditor()
+    policy: Any = audited("vtc", auditor)
+    policy.set_weight("a", 4.0)
+    enqueue_all(policy, [req((c, n), c, 100) for n in range(3) for c in "ab"])
+    admit_next(policy)
+    assert auditor.report().observed == 25.0
+
+
+def test_organisations_can_be_audited_instead_of_clients() -> None:
+    auditor = Auditor(name_of=lambda client: client.split("/")[0])
+    policy = audited("fcfs", auditor)
+    enqueue_all(policy, [req(1, "x/a", 10), req(2, "x/b", 30), req(3, "y/a", 5), req(4, "x/a", 1)])
+    admit_next(policy), admit_next(policy)
+    report = auditor.report()
+    assert (report.observed, report.between) == (40.0, ("x", "y"))
+
+
+def test_the_bound_is_twice_the_larger_of_the_longest_prompt_and_a_full_batch() -> None:
+    assert service_bound(10_000, 1_000) == 2 * 2 * 10_000
+    assert service_bound(100, 1_000) == 2 * 1_000
+    assert service_bound(100, 1_000, LinearCost(1, 30)) == 2 * 30 * 100
+    assert service_bound(10_000, 1_000, least_weight=0.5) == 4 * 2 * 10_000
+    h = QuadraticCost()
+    expected = 2 * 1000 * h.output(256, 0, 512) / 512
+    assert service_bound(1000, 256, h, longest_output=512) == pytest.approx(expected)
+
+
+def test_memory_is_bounded_by_who_is_there() -> None:
+    """Clients that came once are dropped, be the queue never empty or always."""
+    for pinned in (True, False):
+        auditor = Auditor()
+        policy = create_policy("vtc")
+        policy.watch(auditor)
+        if pinned:
+            enqueue_all(policy, [req("pin", "pin", 0), req("pin2", "pin", 0)])
+            admit_next(policy)
+        for n in range(5000):
+            enqueue_all(policy, [req(n, f"client {n}", 0)])
+            admit_all(policy)
+            policy.finish(n, 0)
+        assert len(auditor._totals) < 300
+        assert len(auditor._left) < 300
+        assert len(auditor._race.heap) < 300
