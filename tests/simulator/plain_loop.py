@@ -6,12 +6,19 @@ this loop against measured batches. Nothing here is clever: every step asks ever
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from fairlane.core.policy import Policy, RepeatsCharges
-from fairlane.core.types import Request
-from fairlane.simulator.serving import Charging, ServerConfig
+from fairlane.core.types import Request, RequestId
 from fairlane.simulator.randomness import Randomness
+from fairlane.simulator.serving import Charging, ServerConfig
 from fairlane.workloads.trace import TracedRequest
+
+
+def id_of(request: Request) -> int:
+    """The loop's ids are whole numbers."""
+    assert isinstance(request.id, int)
+    return request.id
 
 
 @dataclass
@@ -36,7 +43,7 @@ class Times:
 @dataclass
 class PlainLoop:
     requests: list[TracedRequest]
-    policy: Policy
+    policy: Policy[Any]
     config: ServerConfig
     random: Randomness
     now: float = 0.0
@@ -46,7 +53,7 @@ class PlainLoop:
     cold: bool = True
     turn: int = 0  # steps so far
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.by_id = {r.id: r for r in self.requests}
         self.times = {r.id: Times() for r in self.requests}
         arrivals = sorted(
@@ -56,14 +63,14 @@ class PlainLoop:
             )
         )
         self.arrivals = deque(arrivals)
-        self.notices = deque()
+        self.notices: deque[float] = deque()
         self.idle_since, self.polls = 0.0, 0
         self.left = len(self.requests)
         self.waiting = 0
 
     # -- one step of the router's loop -------------------------------------------------------
 
-    def step(self):
+    def step(self) -> None:
         if not self.running:
             batch = self.select()
             if not batch:
@@ -82,12 +89,12 @@ class PlainLoop:
             self.idle_since, self.polls = self.now, 0
             self.sleep()
 
-    def run(self):
+    def run(self) -> dict[int, Times]:
         while self.left:
             self.step()
         return self.times
 
-    def sleep(self):
+    def sleep(self) -> None:
         self.polls += 1
         self.now = self.idle_since + self.polls * self.config.idle_poll_s
         self.credit = 1.0
@@ -95,20 +102,20 @@ class PlainLoop:
 
     # -- admission ---------------------------------------------------------------------------
 
-    def select(self):
-        batch = []
+    def select(self) -> list[Live]:
+        batch: list[Live] = []
         while True:
             request = self.policy.peek(self.now)
             if request is None or not self.fits(request, batch):
                 return batch
             self.policy.admit(request.id, self.now)
             self.waiting -= 1
-            traced = self.by_id[request.id]
+            traced = self.by_id[id_of(request)]
             batch.append(Live(traced, request.prompt_tokens))
 
-    def fits(self, request, batch):
+    def fits(self, request: Request, batch: list[Live]) -> bool:
         config = self.config
-        output_len = self.by_id[request.id].output_len
+        output_len = self.by_id[id_of(request)].output_len
         entries = [
             (live.input_len + live.generated, live.traced.output_len - live.generated - 1)
             for live in self.running
@@ -130,7 +137,7 @@ class PlainLoop:
 
     # -- the two kinds of step ---------------------------------------------------------------
 
-    def prefill(self, batch):
+    def prefill(self, batch: list[Live]) -> None:
         profile = self.config.profile
         seconds = profile.prefill(sum(live.input_len for live in batch))
         if self.cold:
@@ -151,7 +158,7 @@ class PlainLoop:
         self.decodes = 0
         self.pump(self.now, gathers=3, finished=finished)
 
-    def decode(self):
+    def decode(self) -> None:
         started = self.now
         self.charge_step_start()
         contexts = [live.input_len + live.generated for live in self.running]
@@ -160,7 +167,7 @@ class PlainLoop:
         for live in self.running:
             live.generated += 1
         finished = any(live.generated >= live.traced.output_len for live in self.running)
-        everyone = {live.traced.id: 1 for live in self.running}
+        everyone: dict[RequestId, int] = {live.traced.id: 1 for live in self.running}
         if self.config.charging is Charging.DELIVERY:
             self.policy.record_tokens(everyone, self.now)
         elif finished and self.second_charge:
@@ -172,10 +179,10 @@ class PlainLoop:
         self.pump(self.now if finished else started, gathers=1, finished=finished)
 
     @property
-    def second_charge(self):
+    def second_charge(self) -> bool:
         return self.config.charging is Charging.STEP_START_AND_FINISH
 
-    def charge_step_start(self):
+    def charge_step_start(self) -> None:
         if self.config.charging is Charging.DELIVERY:
             return
         for live in self.running:
@@ -186,7 +193,7 @@ class PlainLoop:
             else:
                 self.policy.record_tokens({live.traced.id: 1}, self.now)
 
-    def finish(self, batch):
+    def finish(self, batch: list[Live]) -> list[Live]:
         """Ends those that are done; returns the others."""
         for live in batch:
             if live.generated >= live.traced.output_len:
@@ -196,7 +203,7 @@ class PlainLoop:
                 self.left -= 1
         return [live for live in batch if live.generated < live.traced.output_len]
 
-    def factor(self):
+    def factor(self) -> float:
         """The next step's noise."""
         self.turn += 1
         self.random.grow(self.turn)
@@ -204,12 +211,12 @@ class PlainLoop:
 
     # -- messages ----------------------------------------------------------------------------
 
-    def pump(self, horizon, gathers, finished):
+    def pump(self, horizon: float, gathers: int, finished: bool) -> None:
         self.credit += self.config.messages_per_turn * (gathers + finished)
         self.receive(horizon, limited=True)
         self.credit = min(self.credit, 1.0)
 
-    def receive(self, horizon, limited):
+    def receive(self, horizon: float, limited: bool) -> None:
         while not limited or self.credit >= 1.0:
             notice = self.notices[0] if self.notices else float("inf")
             arrival = self.arrivals[0][0] if self.arrivals else float("inf")
