@@ -111,7 +111,7 @@ class ServingLoop:
         self.by_head = False  # ... which holds for the head of the queue alone
         self.earliest_ask = 0  # ten steps after the last prefill
         # reports of tokens
-        self.charges = type(policy).record_tokens is not Policy.record_tokens
+        self.charges = policy.hears_tokens
         self.reported = 0  # decode step up to which tokens were reported
         self.ahead: set[int] = set()  # whose latest token was reported before its time
 
