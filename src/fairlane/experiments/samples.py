@@ -56,7 +56,10 @@ class SampleStore:
     def load(self, settings: Settings) -> Sample | None:
         """The sample of a run with these settings; None where it is missing or damaged."""
         try:
-            with np.load(self._path(settings), allow_pickle=False) as file:
+            with (
+                open(self._path(settings), "rb") as raw,  # np.load leaves a damaged one open
+                np.load(raw, allow_pickle=False) as file,
+            ):
                 columns = {column.name: file[column.name] for column in fields(Table)}
                 columns["clients"] = tuple(map(str, columns["clients"]))
                 numbers = json.loads(str(file["numbers"]))
