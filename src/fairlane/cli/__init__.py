@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except _UsageError as error:
-        return _complain(error.format_message() or "see --help", error, 2)
+        return _complain_of_usage(error)
     except ValueError as error:
         return _complain(str(error), error, 2)
     except OSError as error:
@@ -83,6 +83,16 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _interrupted() -> int:
     print("fairlane: interrupted", file=sys.stderr)
     return INTERRUPTED
+
+
+def _complain_of_usage(error: typer.BadParameter) -> int:
+    """One line that names the help; or the help itself where nothing was asked for."""
+    message = error.format_message()
+    if message.startswith("Usage:"):
+        print(message, file=sys.stderr)
+        return 2
+    command = error.ctx.command_path if error.ctx else "fairlane"
+    return _complain(f"{message.rstrip('.')}; see {command} --help", error, 2)
 
 
 def _complain(message: str, error: Exception, status: int) -> int:

@@ -28,7 +28,7 @@ def demo(
     fairlane demo
     fairlane demo --trace trace.csv --output mine.html
     """
-    from fairlane.experiments.demo import demonstrate
+    from fairlane.experiments.demo import LEGEND, demonstrate
 
     with progress_bar("simulating") as progress:
         done = demonstrate(
@@ -42,4 +42,5 @@ def demo(
         first, *others = table.columns
         print_table((f"{first} ", *others), table.rows, table.title)
         print()
+    print(LEGEND.replace("; ", "\n"))
     say(f"wrote {done.report}: open it in a browser")

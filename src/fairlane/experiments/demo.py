@@ -85,9 +85,14 @@ def demonstrate(
     return Demonstration(outcomes, [group.table for group in groups if group.table], output)
 
 
+LEGEND = (
+    "client: service a second while clients send, an input token counting 1 and an output token 2; "
+    "max difference: of two clients' service over any time that both wait; "
+    "TTFT: mean first-token latency, typical: the middle client's"
+)
 _ABOUT = (
     "Simulated on the server of the paper's measurements: Llama-2-7b on an A10G with room for "
-    "10,000 tokens. Service counts an input token as 1 and an output token as 2."
+    f"10,000 tokens. In the tables, {LEGEND}."
 )
 
 
@@ -154,12 +159,12 @@ def _table(title: str, outcomes: list[Outcome]) -> TextTable:
     clients = list(outcomes[0].service)
     columns = [
         "",
-        *(f"client {client} (service/s)" for client in clients),
+        *(f"client {client}" for client in clients),
         "max difference",
-        "proved for VTC",
+        "VTC's bound",
         "tokens/s",
-        "first token (s)",
-        "typical client (s)",
+        "TTFT (s)",
+        "typical (s)",
         "rejected",
     ]
     rows = []

@@ -86,8 +86,11 @@ def simulate_runs(
         f"seed {one.seed}": _Job(one, _output(output, one.seed, runs), name)
         for one in seeds(settings, runs)
     }
-    results = dict(run_jobs(_run, jobs, workers=workers, progress=progress))
-    ordered = [results[key] for key in jobs]
+    if runs == 1:  # no need to say which one an error befell
+        ordered = [_run(job) for job in jobs.values()]
+    else:
+        results = dict(run_jobs(_run, jobs, workers=workers, progress=progress))
+        ordered = [results[key] for key in jobs]
     return Report(
         settings=settings,
         runs=runs,

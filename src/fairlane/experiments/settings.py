@@ -79,10 +79,16 @@ class Settings:
         return ServerConfig(
             profile=get_profile(self.profile or get_suite(self.suite).profile),
             memory_tokens=self.memory_tokens or 0,
-            charging=Charging(self.charging),
+            charging=self._charging(),
             first_prefill_delay_s=self.first_prefill_delay_s,
             noise=MEASURED_NOISE if self.noise else NO_NOISE,
         )
+
+    def _charging(self) -> Charging:
+        known = [charging.value for charging in Charging]
+        if self.charging not in known:
+            raise UnknownNameError("charging", self.charging, known)
+        return Charging(self.charging)
 
     def cost_function(self) -> LinearCost | QuadraticCost:
         """What a request's tokens are worth."""
