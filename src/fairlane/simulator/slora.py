@@ -105,6 +105,7 @@ class ServingLoop:
         self.clients: Counter[str] = Counter()
         self.plan: MemoryPlan | None = None
         # the queue, as far as the loop has to know it
+        self.waiting_clients: Counter[str] = Counter()
         self.waiting_prompts = Lengths()
         self.waiting_outputs = Lengths()
         self.ask_at: float = inf  # decode step from which asking the queue may help
@@ -288,6 +289,7 @@ class ServingLoop:
             clients.add(request.client)
             room -= request.prompt_tokens
             batch.append(_position(request))
+            self.waiting_clients[request.client] -= 1
             self.waiting_prompts.remove(request.prompt_tokens)
             self.waiting_outputs.remove(output)
         if batch:
@@ -366,11 +368,13 @@ class ServingLoop:
     def _enqueue(self, position: int) -> None:
         traced = self.requests[position]
         prompt = self._prompt(position)
-        self._report()
+        if not self.waiting_clients[traced.client]:
+            self._report()  # its counter may be lifted to the others'; otherwise it does not count
         rejection = self.policy.enqueue(
             Request(position, traced.client, prompt, traced.output_len), self.now
         )
         if rejection is None:
+            self.waiting_clients[traced.client] += 1
             self._wait(prompt, traced.output_len)
         else:
             self.times.rejection[position] = rejection.reason
