@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from fairlane import metrics
-from fairlane.core.cost import LinearCost
+from fairlane.core.audit import service_bound
 from fairlane.experiments.ensemble import Progress, run_jobs
 from fairlane.experiments.report import RunGroup, runs_report
 from fairlane.experiments.settings import Settings
@@ -149,10 +149,9 @@ def _outcome(scheduler: str, settings: Settings, run: Run) -> Outcome:
 
 
 def _bound(settings: Settings, run: Run) -> float:
-    """2 max(w_p L_in, w_q M) of theorem 4.4."""
-    server, cost = settings.server(), LinearCost()
+    server = settings.server()
     longest = max(record.prompt_len for record in run.records) + server.prompt_overhead
-    return 2 * max(cost.input_price * longest, cost.output_price * server.memory_tokens)
+    return service_bound(server.memory_tokens, longest)
 
 
 def _table(title: str, outcomes: list[Outcome]) -> TextTable:
