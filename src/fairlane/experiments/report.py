@@ -1,6 +1,7 @@
 """Reports as one HTML file: pictures and tables inside, nothing fetched from anywhere."""
 
 import base64
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -91,7 +92,11 @@ def _section(number: int, section: Section) -> str:
     if section.picture:
         data = base64.b64encode(section.picture).decode()
         alt = escape(section.title, quote=True)
-        parts.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">\n')
+        width = _PNG_WIDTH.unpack_from(section.picture, 16)[0]
+        parts.append(
+            f'<div class="wide"><img alt="{alt}" style="min-width: {width // 2}px" '
+            f'src="data:image/png;base64,{data}"></div>\n'
+        )
     parts += [_table(table) for table in section.tables]
     if section.details:
         folded = "".join(_table(table) for table in section.details)
@@ -112,6 +117,7 @@ def _table(table: TextTable) -> str:
     )
 
 
+_PNG_WIDTH = struct.Struct(">I")  # pixels, in the file's first chunk
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
@@ -119,7 +125,7 @@ h1, h2, h3 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; }
 h3 { font-size: 1rem; }
 ul { columns: 18rem; padding-left: 1.2rem; }
-img { max-width: 100%; height: auto; background: white; }
+img { width: 100%; height: auto; background: white; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }

@@ -86,7 +86,7 @@ class SampleStore:
         `progress` counts the wanted runs, those that were there included.
         """
         every = list(dict.fromkeys(wanted))
-        missing = {_label(settings): settings for settings in every if self.load(settings) is None}
+        missing = [_Job(self, settings) for settings in every if self.load(settings) is None]
         there = len(every) - len(missing)
 
         def count(done: int, _total: int, label: str) -> None:
@@ -95,7 +95,7 @@ class SampleStore:
 
         if there:
             count(0, len(every), "kept from before")
-        jobs = {label: (self, settings) for label, settings in missing.items()}
+        jobs = {job: job for job in missing}
         return sum(1 for _ in run_jobs(_simulate, jobs, workers=workers, progress=count))
 
     def _path(self, settings: Settings) -> Path:
@@ -107,19 +107,17 @@ class SampleStore:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
 
-def _simulate(job: tuple[SampleStore, Settings]) -> None:
-    store, settings = job
-    store.store(settings, Sample.of(settings.run()))
+@dataclass(frozen=True, slots=True)
+class _Job:
+    store: SampleStore
+    settings: Settings
+
+    def __str__(self) -> str:
+        return f"{self.settings.suite} under {self.settings.scheduler}, seed {self.settings.seed}"
 
 
-def _label(settings: Settings) -> str:
-    """What tells a run from the others, for people: the settings that are not at their default."""
-    defaults = Settings(suite="", scheduler="")
-    told = [f"{settings.suite} {settings.scheduler}"]
-    for name, value in asdict(settings).items():
-        if name not in ("suite", "scheduler", "seed") and value != getattr(defaults, name):
-            told.append(f"{name}={value}")
-    return " ".join([*told, f"seed={settings.seed}"])
+def _simulate(job: _Job) -> None:
+    job.store.store(job.settings, Sample.of(job.settings.run()))
 
 
 @cache
