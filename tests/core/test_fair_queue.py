@@ -292,3 +292,11 @@ def test_what_was_never_saved_is_refused_and_nothing_changes(saved: Any) -> None
     with pytest.raises(FairlaneError, match="no counters that were saved"):
         policy.restore(saved)
     assert policy.save() == fair("vtc").save()
+
+
+def test_standing_lists_the_groups_counters_before_the_clients() -> None:
+    queue = FairQueue(path_of=split_path)
+    enqueue_all(queue, [req("a", "acme/alice", 10), req("b", "acme/bob", 20)])
+    admit_all(queue)
+    assert queue.standing("acme/alice") == (30.0, 10.0)
+    assert queue.standing("acme/bob") == (30.0, 20.0)

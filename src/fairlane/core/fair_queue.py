@@ -372,6 +372,15 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             level = node.inner
         return [level.children[key] for key in (leaf, leaf + "/") if key in level.children]
 
+    def standing(self, client: str) -> tuple[float, ...]:
+        """Counters from the top-level group down to the client."""
+        counters: list[float] = []
+        step: Node | None = self._node_of(client)
+        while step is not None:
+            counters.append(step.counter)
+            step = step.parent
+        return tuple(reversed(counters))
+
     def _client_state(self, client: str, queued: int, running: int) -> ClientState:
         node = self._node_of(client)
         return ClientState(queued, running, node.counter, node.weight)

@@ -180,6 +180,14 @@ class Policy(ABC, Generic[T]):
             {c: self._client_state(c, queued.get(c, 0), running.get(c, 0)) for c in names}
         )
 
+    def standing(self, client: str) -> tuple[float, ...]:
+        """Counters of a client that has requests, those of its groups first; O(groups).
+
+        Clients are compared by the first that differs: who has less there is served first. Empty
+        for policies that keep no counters.
+        """
+        return ()
+
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every event from now on; for a policy without live requests."""
         self._watchers.append(watcher)

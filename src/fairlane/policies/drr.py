@@ -147,6 +147,10 @@ class DeficitRoundRobin(Policy[Drawn]):
         if before > 0 >= turn.balance:  # its turn is over
             self._ring.move_to_end(ticket.request.client)
 
+    def standing(self, client: str) -> tuple[float, ...]:
+        """The client's debt."""
+        return (-self._ring[client].balance,)
+
     def _client_state(self, client: str, queued: int, running: int) -> ClientState:
         turn = self._ring[client]
         return ClientState(queued, running, -turn.balance, turn.weight)
