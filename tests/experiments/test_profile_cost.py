@@ -1,0 +1,74 @@
+"""Times determine the cost, or the user is told which are missing."""
+
+from pathlib import Path
+
+import pytest
+
+from fairlane.core.cost import QuadraticCost
+from fairlane.experiments.profile_cost import (
+    Timing,
+    TimingError,
+    fit_cost,
+    profile_timings,
+    read_cost,
+    read_timings,
+    write_cost,
+)
+from fairlane.simulator.profile import get_profile
+
+HEADER = "phase,prompt_len,output_len,seconds\n"
+
+
+def test_whole_requests_alone_give_the_cost_back() -> None:
+    cost = QuadraticCost()
+    timings = [
+        Timing("request", x, y, 8 * cost(x, y) / 1e3, batch=8)
+        for x in (16, 128, 512)
+        for y in (16, 128, 512)
+    ]
+    fit = fit_cost(timings)
+    for name, value in fit.coefficients().items():
+        assert value == pytest.approx(getattr(cost, name), rel=1e-6), name
+    assert fit.worst_ms < 1e-6
+
+
+def test_times_that_do_not_determine_all_terms_are_refused() -> None:
+    one_length = [Timing("prefill", 16, 0, 0.1), *(Timing("decode", 16, y, y) for y in (1, 2, 3))]
+    with pytest.raises(TimingError, match="4 times do not determine the cost"):
+        fit_cost(one_length)
+    with pytest.raises(TimingError, match="0 times"):
+        fit_cost([])
+
+
+def test_a_profile_is_fitted_closely() -> None:
+    fit = fit_cost(profile_timings(get_profile("a10g-llama-2-7b"), batch=16))
+    assert fit.r_squared > 0.9999
+    assert fit.cost.output_square > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("warmup,16,,0.1", "phase must be one of prefill, decode, request, not 'warmup'"),
+        ("prefill,16,,-1", "seconds must be at least 0, not -1.0"),
+        ("prefill,16,,nan", "seconds must be at least 0, not nan"),
+        ("decode,16,-4,0.1", "lengths must be at least 0"),
+        ("prefill,x,,0.1", "invalid literal for int"),
+        ("prefill,16", "not as many fields"),
+    ],
+)
+def test_bad_rows_are_named_by_line(tmp_path: Path, row: str, complaint: str) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text(f"{HEADER}prefill,16,,0.1\n{row}\n")
+    with pytest.raises(TimingError, match=rf"times\.csv:3: .*{complaint}"):
+        read_timings(path)
+
+
+def test_a_cost_is_written_and_read_back_exactly(tmp_path: Path) -> None:
+    fit = fit_cost(profile_timings(get_profile("a100-llama-2-13b"), batch=4))
+    path = tmp_path / "cost.toml"
+    write_cost(path, fit, 'a "quoted" source')
+    assert read_cost(path) == fit.cost
+    path.write_text("[cost]\nprompt = 1.0\n")
+    with pytest.raises(ValueError, match=r"cost\.toml: not a cost"):
+        read_cost(path)
