@@ -173,8 +173,9 @@ def _draw(axes: Axes, drawing: Drawing) -> None:
 
 
 def _draw_curves(axes: Axes, panel: Panel) -> None:
+    shade = 0.22 if len(panel.curves) <= 4 else 0.08  # many bands would hide each other
     for curve in panel.curves:
-        _draw_curve(axes, curve)
+        _draw_curve(axes, curve, shade)
     axes.set_xlabel(panel.x_label)
     axes.set_xlim(left=panel.x_min)
     if panel.y_max is not None:
@@ -186,12 +187,12 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
     _legend_below(axes, handles)
 
 
-def _draw_curve(axes: Axes, curve: Curve) -> None:
+def _draw_curve(axes: Axes, curve: Curve, shade: float) -> None:
     median, low, high = Band.of(curve.values)
     if curve.quiet:
         axes.plot(curve.x, median, color=curve.colour, linewidth=0.7, alpha=0.7)
         return
-    axes.fill_between(curve.x, low, high, color=curve.colour, alpha=0.22, linewidth=0)
+    axes.fill_between(curve.x, low, high, color=curve.colour, alpha=shade, linewidth=0)
     axes.plot(curve.x, median, color=curve.colour)
     if curve.measured is not None:
         style: Any = {
