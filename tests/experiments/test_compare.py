@@ -104,11 +104,12 @@ def test_medians_leave_out_fitted_files() -> None:
     files = [Experiment("a", settings, fitted=True), Experiment("b", settings)]
     rows = [
         Row("a", "total_time", 100.0, 110.0, 110.0, 110.0, 0.1),
-        Row("b", "total_time", 100.0, 80.0, 80.0, 80.0, -0.2),
+        Row("b", "total_time", 100.0, 80.0, 70.0, 100.0, -0.2),
         Row("b", "aborted", 0.0, 1.0, 1.0, 1.0, None),
     ]
     total, aborted = error_medians(Comparison(rows, files, {}))
     assert total.all_files == pytest.approx(0.15)
     assert total.files == 2
     assert (total.held_out, total.held_out_files) == (0.2, 1)
+    assert total.in_range == 1
     assert aborted.files == 0

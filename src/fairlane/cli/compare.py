@@ -66,7 +66,7 @@ def _print(comparison: "Comparison") -> None:
     print_table(("file ", "metric ", "measured", "simulated", "low", "high", "error"), rows)
     print()
     print_table(
-        ("metric ", "all files", "files", "held out", "files"),
+        ("metric ", "all files", "files", "held out", "files", "in range"),
         [
             [
                 one.metric,
@@ -74,10 +74,12 @@ def _print(comparison: "Comparison") -> None:
                 str(one.files),
                 _percent(one.held_out),
                 str(one.held_out_files),
+                str(one.in_range),
             ]
             for one in error_medians(comparison)
         ],
-        "median |error| over files; held out are those that no profile was fitted to",
+        "median |error| over files; held out: those that no profile was fitted to; "
+        "in range: files measured within the range of the simulated runs",
     )
 
 

@@ -38,13 +38,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ErrorMedian:
-    """The median |error| of a metric, over all files and over those that took no part in a fit."""
+    """The median |error| of a metric, over all files and over those that took no part in a fit.
+
+    in_range: of all files, how many were measured within the range of the simulated runs.
+    """
 
     metric: str
     all_files: float
     files: int
     held_out: float
     held_out_files: int
+    in_range: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ def error_medians(comparison: Comparison) -> list[ErrorMedian]:
             for row in comparison.rows
             if row.metric == metric and row.error is not None
         }
+        in_range = sum(r.low <= r.measured <= r.high for r in comparison.rows if r.metric == metric)
         held_out = [error for file, error in errors.items() if file not in fitted]
         medians.append(
             ErrorMedian(
@@ -134,6 +139,7 @@ def error_medians(comparison: Comparison) -> list[ErrorMedian]:
                 files=len(errors),
                 held_out=_median(held_out),
                 held_out_files=len(held_out),
+                in_range=in_range,
             )
         )
     return medians
