@@ -82,8 +82,9 @@ def test_an_undone_admission_is_offered_again_at_once(name: str) -> None:
         policy.admit(offered.id, 0.0)
         policy.requeue(offered.id, 0.0, undo=True)
         if name not in {"drr", "round-robin"}:  # there an undo costs the client its turn
-            assert policy.snapshot() == before
             assert policy.peek(0.0) == offered
+        if name not in {"drr", "round-robin", "dlpm", "lpm"}:  # and here quanta stay paid
+            assert policy.snapshot() == before
         admit_next(policy)
 
 

@@ -14,6 +14,7 @@ from fairlane.core.types import Request
 from fairlane.experiments.profile_cost import read_cost
 from fairlane.policies.registry import get_policy
 from fairlane.records import Run, read_run
+from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.profile import get_profile
 from fairlane.simulator.run import simulate
 from fairlane.simulator.serving import MEASURED_NOISE, NO_NOISE, Charging, ServerConfig
@@ -35,8 +36,9 @@ class Settings:
     TOML file that `fairlane profile-cost` wrote. predict_range: how far the oracle may be off,
     relative. trace: the file with the requests of the suite "real", as `read_requests` takes it.
     duration: seconds. rates: requests per second of each client, in place of the suite's.
-    artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise and the
-    oracle; workload_seed: of the workload.
+    quantum: service per turn of drr and dlpm. prefix_cache_tokens: size of the server's prefix
+    cache. artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise
+    and the oracle; workload_seed: of the workload.
     """
 
     suite: str
@@ -47,6 +49,8 @@ class Settings:
     cost: str = "linear"
     rate_limit: int | None = None
     predict_range: float | None = None
+    quantum: float | None = None
+    prefix_cache_tokens: int | None = None
     trace: str | None = None
     duration: float | None = None
     rates: tuple[float, ...] = ()
@@ -107,7 +111,9 @@ class Settings:
             )
         return dict(zip(clients, self.weights, strict=False))
 
-    def policy(self, requests: list[TracedRequest]) -> Policy[Any]:
+    def policy(
+        self, requests: list[TracedRequest], cache: PrefixCache | None = None
+    ) -> Policy[Any]:
         """A fresh scheduler; options that it does not take are an error."""
         spec = get_policy(self.scheduler)
         options: dict[str, Any] = {}
@@ -122,6 +128,10 @@ class Settings:
         if self.predict_range is not None:
             options["predict_range"] = self.predict_range
             options["uniform"] = random.Random(self.seed).uniform
+        if self.quantum is not None:
+            options["quantum"] = self.quantum
+        if cache is not None and "cached_tokens" in spec.options:
+            options["cached_tokens"] = cache.cached_tokens
         if "true_length" in spec.options:
             options["true_length"] = _true_length(requests)
         return spec.create(**options)
@@ -129,7 +139,11 @@ class Settings:
     def run(self) -> Run:
         """Simulate; the manifest holds these settings and the server's."""
         requests = self.requests()
-        run = simulate(requests, self.policy(requests), self.server(), seed=self.seed)
+        cache = None
+        if self.prefix_cache_tokens is not None:
+            cache = PrefixCache(requests, self.prefix_cache_tokens)
+        policy = self.policy(requests, cache)
+        run = simulate(requests, policy, self.server(), seed=self.seed, cache=cache)
         run.manifest = {**asdict(self), **run.manifest}
         return run
 

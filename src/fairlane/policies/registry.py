@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
+from fairlane.policies.dlpm import dlpm, lpm
 from fairlane.policies.drr import drr
 from fairlane.policies.fcfs import fcfs
 from fairlane.policies.lcf import lcf
@@ -74,6 +75,8 @@ BUILT_IN = (
     ),
     PolicySpec("drr", drr, "deficit round robin with debts for generated tokens", ("mdrr_fair",)),
     PolicySpec("round-robin", round_robin, "one request per client in turn"),
+    PolicySpec("dlpm", dlpm, "longest cached prefix first among clients with a positive balance"),
+    PolicySpec("lpm", lpm, "longest cached prefix first, whoever sent it"),
 )
 
 

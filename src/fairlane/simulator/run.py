@@ -7,6 +7,7 @@ from typing import Any
 from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy
 from fairlane.records import RequestRecord, Run
+from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.randomness import Randomness
 from fairlane.simulator.serving import ServerConfig
 from fairlane.simulator.slora import ServingLoop, Times
@@ -14,15 +15,21 @@ from fairlane.workloads.trace import TracedRequest
 
 
 def simulate(
-    requests: Sequence[TracedRequest], policy: Policy[Any], config: ServerConfig, *, seed: int = 0
+    requests: Sequence[TracedRequest],
+    policy: Policy[Any],
+    config: ServerConfig,
+    *,
+    seed: int = 0,
+    cache: PrefixCache | None = None,
 ) -> Run:
     """Serve `requests` (in arrival order) and record what each client saw.
 
-    The policy is handed requests whose id is their position in `requests`. Raises FairlaneError
-    for a request that the server could never hold.
+    cache: holds what is shared between prompts, beside the memory of the running batch. The policy
+    is handed requests whose id is their position in `requests`. Raises FairlaneError for a
+    request that the server could never hold.
     """
     _check(requests, config)
-    loop = ServingLoop(requests, policy, config, Randomness(seed, config.noise))
+    loop = ServingLoop(requests, policy, config, Randomness(seed, config.noise), cache)
     times = loop.run()
     manifest = {"server": _settings(config), "seed": seed}
     return Run(manifest, _records(requests, times, config), _total_time(requests, times, config))

@@ -26,6 +26,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy, RepeatsCharges
 from fairlane.core.types import Request, RequestId
 from fairlane.simulator.memory import MemoryPlan
+from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.randomness import Randomness
 from fairlane.simulator.serving import Charging, ServerConfig
 from fairlane.workloads.trace import TracedRequest
@@ -78,8 +79,10 @@ class ServingLoop:
         policy: Policy[Any],
         config: ServerConfig,
         randomness: Randomness,
+        cache: PrefixCache | None = None,
     ) -> None:
         self.requests = requests
+        self.cache = cache
         self.policy = policy
         self.config = config
         self.factors = randomness
@@ -104,6 +107,7 @@ class ServingLoop:
         self.end_steps: list[int] = []  # a heap of these steps
         self.clients: Counter[str] = Counter()
         self.plan: MemoryPlan | None = None
+        self.cached: dict[int, int] = {}  # of those about to be prefilled: tokens in the cache
         # the queue, as far as the loop has to know it
         self.waiting_clients: Counter[str] = Counter()
         self.waiting_prompts = Lengths()
@@ -194,7 +198,8 @@ class ServingLoop:
     def _prefill(self, batch: list[int]) -> None:
         """All of `batch` get their first token; a step of its own."""
         prompts = [self._prompt(position) for position in batch]
-        seconds = self.config.profile.prefill(sum(prompts))
+        fresh = sum(prompts) - sum(self.cached.pop(position) for position in batch)
+        seconds = self.config.profile.prefill(fresh)
         if self.cold:
             seconds += self.config.first_prefill_delay_s
             self.cold = False
@@ -205,6 +210,8 @@ class ServingLoop:
         if self.charges:
             self._charge_prefill(batch, bool(ended))
         for position, prompt in zip(batch, prompts, strict=True):
+            if self.cache is not None:
+                self.cache.keep(position)
             self.times.first_token[position] = self.now
             output = self.requests[position].output_len
             if output <= 1:
@@ -281,13 +288,14 @@ class ServingLoop:
             if (
                 plan.need_with(end, base) >= limit
                 or len(self.running) + len(batch) >= self.config.max_batch
-                or request.prompt_tokens > room
+                or request.prompt_tokens - (cached := self._cached(request)) > room
             ):
                 break
-            self.policy.admit(request.id, self.now)
+            self.policy.admit(request.id, self.now, cached_tokens=cached)
+            self.cached[_position(request)] = cached
             plan.add(end, base)
             clients.add(request.client)
-            room -= request.prompt_tokens
+            room -= request.prompt_tokens - cached
             batch.append(_position(request))
             self.waiting_clients[request.client] -= 1
             self.waiting_prompts.remove(request.prompt_tokens)
@@ -297,6 +305,9 @@ class ServingLoop:
         else:
             self._plan_to_ask(refused=request)
         return batch
+
+    def _cached(self, request: Request) -> int:
+        return 0 if self.cache is None else self.cache.cached_tokens(request)
 
     def _memory_plan(self) -> MemoryPlan:
         """The plan of the running batch, in which nobody waits for its last token any more."""

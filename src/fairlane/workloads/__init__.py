@@ -1,6 +1,7 @@
 """What is sent to the server: traces, the paper's suites, seeded generators, importers."""
 
-from fairlane.workloads import paper as paper  # registers the paper's suites
+from fairlane.workloads import paper as paper  # registers the paper's suites, and so on
+from fairlane.workloads import prefixes as prefixes
 from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.config import WorkloadConfig, WorkloadError
 from fairlane.workloads.generators import generate

@@ -26,7 +26,8 @@ class TraceError(FairlaneError):
 class TracedRequest:
     """One request of a workload. `output_len` is the truth that no scheduler may look at.
 
-    id: unique in the workload. arrival_s: seconds since the start. Lengths are tokens.
+    id: unique in the workload. arrival_s: seconds since the start. Lengths are tokens. prefix,
+    prefix_len: the first tokens of the prompt are those of every request with the same prefix.
     """
 
     id: int
@@ -34,6 +35,8 @@ class TracedRequest:
     arrival_s: float
     prompt_len: int
     output_len: int
+    prefix: str = ""
+    prefix_len: int = 0
 
 
 def read_csv(
