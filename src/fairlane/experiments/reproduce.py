@@ -60,6 +60,7 @@ class _Job:
     runs: int
     measured: Path | None
     output: Path
+    store: SampleStore
 
     def figure(self) -> Figure:
         return get_figures([self.name])[0].on_trace(self.trace)
@@ -83,7 +84,8 @@ def reproduce(
     """
     chosen = get_figures(list(only))
     used = _check(runs, trace, measured)
-    jobs = {f.name: _Job(f.name, used, runs, measured, output) for f in chosen}
+    store = SampleStore(output / "runs")
+    jobs = {f.name: _Job(f.name, used, runs, measured, output, store) for f in chosen}
     wanted = [settings for job in jobs.values() for settings in _settings(job)]
     steps = len(set(wanted)) + len(jobs)
 
@@ -95,7 +97,6 @@ def reproduce(
         if progress is not None:
             progress(steps - total + done, steps, label)
 
-    store = SampleStore(output / "runs")
     simulated = store.simulate(wanted, workers=workers, progress=simulating)
     drawn = dict(run_jobs(_draw, jobs, workers=workers, progress=drawing))
     ordered = [drawn[name] for name in jobs]
@@ -146,12 +147,11 @@ def _draw(job: _Job) -> Drawn:
 
 def _results(job: _Job, figure: Figure) -> Results:
     results = {}
-    store = SampleStore(job.output / "runs")
     for label, source in figure.sources.items():
-        found = [store.load(settings) for settings in seeds(source.settings, job.runs)]
+        found = [job.store.load(settings) for settings in seeds(source.settings, job.runs)]
         samples = [sample for sample in found if sample is not None]
         if len(samples) < len(found):
-            raise FairlaneError(f"{store.folder}: runs have gone missing; start again")
+            raise FairlaneError(f"{job.store.folder}: runs have gone missing; start again")
         results[label] = Ensemble(label, samples, _measurement(job.measured, source))
     return results
 

@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,28 @@ class Sample:
         return cls.of(read_run(path))
 
 
+@cache
+def _code_version() -> str:
+    """A hash of all sources and profiles that a sample's numbers come from."""
+    root = Path(fairlane.__file__).parent
+    digest = hashlib.sha256()
+    paths = [root / "experiments" / "settings.py"]
+    for name in _SOURCES:
+        path = root / name
+        paths += (
+            [path] if path.is_file() else sorted(path.rglob("*.py")) + sorted(path.rglob("*.toml"))
+        )
+    for path in paths:
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class SampleStore:
-    """A folder of samples."""
+    """A folder of samples, of one version of the sources: that of the process that made it."""
 
     folder: Path
+    version: str = field(default_factory=_code_version)
 
     def load(self, settings: Settings) -> Sample | None:
         """The sample of a run with these settings; None where it is missing or damaged."""
@@ -103,7 +120,7 @@ class SampleStore:
         for name, value in described.items():
             if value and (name == "trace" or str(value).endswith(".toml")):
                 described[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        text = json.dumps(described, sort_keys=True) + _code_version()
+        text = json.dumps(described, sort_keys=True) + self.version
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
 
@@ -118,19 +135,3 @@ class _Job:
 
 def _simulate(job: _Job) -> None:
     job.store.store(job.settings, Sample.of(job.settings.run()))
-
-
-@cache
-def _code_version() -> str:
-    """A hash of all sources and profiles that a sample's numbers come from."""
-    root = Path(fairlane.__file__).parent
-    digest = hashlib.sha256()
-    paths = [root / "experiments" / "settings.py"]
-    for name in _SOURCES:
-        path = root / name
-        paths += (
-            [path] if path.is_file() else sorted(path.rglob("*.py")) + sorted(path.rglob("*.toml"))
-        )
-    for path in paths:
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()
