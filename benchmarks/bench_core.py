@@ -12,7 +12,7 @@ import gc
 import random
 import tracemalloc
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, pairwise
 from statistics import median
 from time import perf_counter
@@ -266,13 +266,18 @@ def compare(sizes: Sequence[tuple[int, int]], label: str, seconds: float) -> str
     for (known, backlogged), *results in zip(sizes, *passes, strict=True):
         fast = {name: min(result[name] for result in results) for name in OPERATIONS}
         slow = measure(Scanning(), known, backlogged, seconds)
-        gain = (slow["enqueue"] + slow["select 12"]) / (fast["enqueue"] + fast["select 12"])
+        gain = in_and_out(slow) / in_and_out(fast)
         size = f"{known if label == 'known' else backlogged:,}"
         rows.append([size, "scanning", *(f"{slow[name]:,.1f}" for name in OPERATIONS), ""])
         rows.append(
             [size, "Fairlane", *(f"{fast[name]:,.1f}" for name in OPERATIONS), f"{gain:,.0f} x"]
         )
-    return table([label, "", *OPERATIONS, "enqueue + select"], rows)
+    return table([label, "", *OPERATIONS, "12 in, 12 out"], rows)
+
+
+def in_and_out(spent: Mapping[str, float]) -> float:
+    """Microseconds to enqueue 12 requests of idle clients and to select 12."""
+    return EACH * spent["enqueue"] + spent["select 12"]
 
 
 def big_step(seconds: float, audited: bool) -> float:
@@ -323,18 +328,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "Median microseconds of one arrival of an idle client, of selecting 12 requests, of "
         "charging 64 running ones a token, of finishing one, and of a whole round: 12 arrivals, a "
         "selection of 12, a charge of 64, 12 ends. `scanning` is a straightforward implementation "
-        "that looks at all counters and rebuilds its waiting list.\n"
+        "that looks at all counters and rebuilds its waiting list. The last column says how much "
+        "faster Fairlane takes in 12 requests of idle clients and selects 12.\n"
     )
     print("Five backlogged clients, more and more known ones:\n")
     print(compare(known, "known", seconds))
     print("\nA thousand idle clients, more and more backlogged ones:\n")
     print(compare(backlogged, "backlogged", seconds))
+    alone, watched = big_step(seconds, audited=False), big_step(seconds, audited=True)
     print(
         f"\nCharging a step of 256 running requests of 64 clients and looking who is next, with "
-        f"10,000 backlogged, takes {big_step(seconds, audited=False):.0f} us, or "
-        f"{big_step(seconds, audited=True):.0f} us with an auditor that watches; a 7B model's "
-        f"decode step takes some 10,000 us.\n\nAn idle client takes {idle_bytes(top):.0f} bytes, its name included, with "
-        f"{top:,} of them known.\n"
+        f"10,000 backlogged, takes {alone:.0f} us, or {watched:.0f} us with an auditor that "
+        f"watches; a 7B model's decode step takes some 10,000 us.\n\nAn idle client takes "
+        f"{idle_bytes(top):.0f} bytes, its name included, with {top:,} of them known.\n"
     )
 
 

@@ -186,6 +186,33 @@ def test_a_limit_below_one_is_refused_by_name(option: str) -> None:
         fair("vtc", **{option: 0})
 
 
+# -- preemption --------------------------------------------------------------------------------
+
+
+def test_a_preempted_client_keeps_its_lead_and_gains_none() -> None:
+    policy = fair("vtc")
+    enqueue_all(policy, [req("a", "a", 10), *(req(("b", n), "b", 100) for n in range(50))])
+    assert [admit_next(policy), admit_next(policy)] == ["a", ("b", 0)]
+    # a left the queue 10 above b, so it has no lead: while it runs, b is served 4000 and more
+    for n in range(1, 41):
+        assert admit_next(policy) == ("b", n)
+    policy.requeue("a", 0)
+    assert counters(policy) == {"a": 4100.0, "b": 4100.0}
+
+
+def test_a_lead_survives_preemption() -> None:
+    policy = fair("vtc")
+    enqueue_all(policy, [req(("b", n), "b", 100) for n in range(50)])
+    admit_next(policy), admit_next(policy)  # b 200
+    enqueue_all(policy, [req("a", "a", 10)])
+    policy.record_tokens({("b", 0): 50}, 0)  # b 300; a was lifted to 200, and is charged 10
+    assert admit_next(policy) == "a"
+    for n in range(2, 6):
+        assert admit_next(policy) == ("b", n)
+    policy.requeue("a", 0)
+    assert counters(policy) == {"a": 700.0 - 90, "b": 700.0}
+
+
 # -- forgetting ------------------------------------------------------------------------------
 
 

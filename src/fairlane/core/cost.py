@@ -36,7 +36,8 @@ class Cost(Protocol):
 class LinearCost:
     """w_p * n_p + w_q * n_q, the paper's weighted token count (defaults 1 and 2).
 
-    `cached_price` is the price of an input token whose KV cache entry already existed.
+    `cached_price` is the price of an input token whose KV cache entry already existed. Prices are
+    rounded to multiples of 2**-20.
     """
 
     input_price: float = 1.0
@@ -44,21 +45,25 @@ class LinearCost:
     cached_price: float | None = None
 
     def __post_init__(self) -> None:
-        for price in (self.input_price, self.output_price, self.cached_price or 0.0):
+        for name in ("input_price", "output_price", "cached_price"):
+            price = getattr(self, name)
+            if price is None:
+                continue
             if not 0 <= price < 2.0**20:
                 raise ValueError(f"a token price must be at least 0 and below 2**20, not {price}")
+            object.__setattr__(self, name, exact(price))
 
     @property
     def per_output_token(self) -> float:
         """The price of one output token."""
-        return exact(self.output_price)
+        return self.output_price
 
     def admission(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """w_p per input token, the cached ones at their own price."""
-        fresh = exact(self.input_price)
         if not cached_tokens or self.cached_price is None:
-            return fresh * prompt_tokens
-        return fresh * (prompt_tokens - cached_tokens) + exact(self.cached_price) * cached_tokens
+            return self.input_price * prompt_tokens
+        fresh = self.input_price * (prompt_tokens - cached_tokens)
+        return fresh + self.cached_price * cached_tokens
 
     def output(self, prompt_tokens: int, start: float, stop: float) -> float:
         """w_q per output token."""

@@ -1,0 +1,193 @@
+"""The paper's theorems about VTC, asserted over random and adversarial workloads on a small server.
+
+U = max(h(L_in, 0), w_q M); with weights everything is per weight and U grows by 1 / least weight.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from benchmarks.adversary import LIMITS, Job, Server, Wave
+from hypothesis import given, target
+from hypothesis import strategies as st
+
+from fairlane.core.audit import Auditor, service_bound
+from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.core.policy import Policy
+from fairlane.core.types import Request, RequestId
+from fairlane.policies.registry import policy_names
+from tests.driving import fresh
+from tests.properties.ledger import Ledger
+
+MEMORY = 200
+LONGEST = LIMITS["prompt"][1]
+WEIGHTS = {"c1": 2.0, "c2": 0.5}
+
+waves = st.lists(
+    st.builds(
+        Wave,
+        client=st.sampled_from(["c0", "c1", "c2"]),
+        **{field: st.integers(low, high) for field, (low, high) in LIMITS.items()},
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+class SpreadWatch:
+    """Lemma 4.3: the widest spread of the counters of backlogged clients, after every event."""
+
+    def __init__(self, policy: Policy[Any]) -> None:
+        self.policy = policy
+        self.widest = 0.0
+
+    def look(self) -> None:
+        states = self.policy.snapshot().clients.values()
+        levels = [s.counter for s in states if s.queued and s.counter is not None]
+        if levels:
+            self.widest = max(self.widest, max(levels) - min(levels))
+
+    def enqueue(self, request: Request) -> None:
+        self.look()
+
+    def admit(self, request_id: RequestId, *, cached_tokens: int) -> None:
+        self.look()
+
+    def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
+        self.look()
+
+    def requeue(self, request_id: RequestId, *, undo: bool) -> None:
+        self.look()
+
+    def finish(self, request_id: RequestId) -> None:
+        self.look()
+
+    def set_weight(self, name: str, weight: float) -> None:
+        self.look()
+
+
+def serve(
+    sent: list[Wave],
+    *,
+    name: str = "vtc",
+    cost: Cost | None = None,
+    weights: dict[str, float] | None = None,
+    preempts: bool = False,
+) -> tuple[Ledger, float]:
+    """Serve the waves; what was written down, and Lemma 4.3's spread."""
+    policy = fresh(name, cost=cost, weights=weights)
+    ledger, spread = Ledger(cost, weights), SpreadWatch(policy)
+    policy.watch(ledger)
+    policy.watch(spread)
+    jobs = [job for wave in sent for job in wave.jobs()][:60]
+    Server(policy, MEMORY, preempts=preempts).run(jobs)
+    return ledger, spread.widest
+
+
+def half_bound(cost: Cost | None, weights: dict[str, float] | None) -> float:
+    """U per weight."""
+    least = min({1.0, *(weights or {}).values()})
+    return service_bound(MEMORY, LONGEST, cost, LIMITS["output"][1], least) / 2
+
+
+COSTS = st.sampled_from([LinearCost(), LinearCost(10, 1), QuadraticCost()])
+
+
+@given(sent=waves, cost=COSTS, weights=st.sampled_from([None, WEIGHTS]), preempts=st.booleans())
+def test_lemma_4_3_and_theorems_4_4_and_4_9(
+    sent: list[Wave], cost: Cost, weights: dict[str, float] | None, preempts: bool
+) -> None:
+    ledger, spread = serve(sent, cost=cost, weights=weights, preempts=preempts)
+    u = half_bound(cost, weights)
+    difference, lag = ledger.largest_difference(), ledger.largest_lag()
+    target(difference / u, label="difference")
+    target(lag / u, label="lag")
+    assert spread <= u
+    assert difference <= 2 * u
+    assert lag <= 4 * u
+
+
+@given(sent=waves, cost=COSTS)
+def test_theorems_4_11_and_4_13(sent: list[Wave], cost: Cost) -> None:
+    ledger, _ = serve(sent, cost=cost)
+    u = half_bound(cost, None)
+    clients = len(ledger.service)
+    until_dispatch, refusal = ledger.latest_dispatch(), ledger.largest_refusal()
+    target(until_dispatch / u, label="service of others until dispatch")
+    target(refusal / u, label="refused")
+    assert until_dispatch <= 2 * (clients - 1) * u
+    assert refusal <= 5 * u
+
+
+@given(sent=waves, preempts=st.booleans())
+def test_knowing_the_output_costs_the_bound_no_more_than_what_is_prepaid(
+    sent: list[Wave], preempts: bool
+) -> None:
+    """Counters stay within one admission; service lags them by what is prepaid, w_q M at most."""
+    policy = fresh("vtc-oracle", true_length=lambda request: request.max_output_tokens)
+    ledger = Ledger()
+    policy.watch(ledger)
+    jobs = [job for wave in sent for job in wave.jobs()][:60]
+    Server(policy, MEMORY, preempts=preempts).run(jobs)
+    one_admission = LONGEST + 2 * LIMITS["output"][1]
+    assert ledger.largest_difference() <= 2 * (one_admission + 2 * MEMORY)
+
+
+# -- what no policy can do better, and what unfair ones do worse -----------------------------
+
+
+def observed(name: str, jobs: list[Job], memory: int, steps: int | None = None) -> float:
+    """The largest service difference of two backlogged clients."""
+    policy, auditor = fresh(name), Auditor()
+    policy.watch(auditor)
+    Server(policy, memory).run(jobs, steps)
+    return auditor.report().observed
+
+
+@pytest.mark.parametrize("name", policy_names())
+def test_theorem_4_8_no_scheduler_that_always_works_and_never_preempts_does_better(
+    name: str,
+) -> None:
+    """One client fills the memory a moment before the other comes."""
+    jobs = [Job("early", 0, 1, 99)] * 15 + [Job("late", 1, 1, 99)]
+    difference = observed(name, jobs, memory=1000)
+    assert difference >= 0.95 * 2 * 1000
+
+
+def stream(client: str, every: int, output: int, start: int = 0) -> list[Job]:
+    """More requests than there is room for, at a steady pace."""
+    return [Job(client, start + every * n, 1, output) for n in range(4000 // every)]
+
+
+FLOOD = stream("many", 1, 10) + stream("few", 4, 10)
+LONG_AND_SHORT = stream("long", 2, 40) + stream("short", 2, 2)
+LATE = stream("first", 1, 10) + stream("late", 1, 10, start=1500)
+UNFAIR = [
+    ("fcfs", FLOOD),
+    ("rpm", stream("long", 4, 40) + stream("short", 4, 2)),
+    ("round-robin", LONG_AND_SHORT),
+    ("lcf", LATE),
+]
+
+
+@pytest.mark.parametrize(("name", "jobs"), UNFAIR, ids=[name for name, _ in UNFAIR])
+def test_unfair_policies_exceed_the_bound_where_vtc_keeps_it(name: str, jobs: list[Job]) -> None:
+    """Negative controls: the longer both wait, the more they differ; under VTC they never do."""
+    bound = service_bound(100, 1)
+    if name == "rpm":  # a limit that rejects nothing leaves the order to FCFS
+        policy, auditor = fresh("rpm", rate_limit=60), Auditor()
+        policy.watch(auditor)
+        Server(policy, 100).run(jobs, 3000)
+        difference = auditor.report().observed
+    else:
+        difference = observed(name, jobs, 100, steps=3000)
+    assert difference > 2 * bound
+    assert observed("vtc", jobs, 100, steps=3000) <= bound
+    assert observed("vtc-predict", jobs, 100, steps=3000) <= bound
+
+
+@pytest.mark.parametrize(("name", "jobs"), UNFAIR[:3], ids=[name for name, _ in UNFAIR[:3]])
+def test_the_difference_under_unfair_policies_grows_with_time(name: str, jobs: list[Job]) -> None:
+    if name == "rpm":
+        name = "fcfs"
+    assert observed(name, jobs, 100, 3000) > 1.6 * observed(name, jobs, 100, 1500)

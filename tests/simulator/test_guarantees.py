@@ -1,0 +1,54 @@
+"""The theorems on simulated GPUs: the paper's overloads, watched by an auditor."""
+
+import pytest
+
+from fairlane.core.audit import Audit, Auditor, service_bound
+from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.policies.registry import create_policy
+from fairlane.simulator.profile import get_profile
+from fairlane.simulator.run import simulate
+from fairlane.simulator.serving import ServerConfig
+from fairlane.workloads.suites import get_suite
+
+MEMORY = 10_000  # tokens of the A10G
+
+
+def audit(
+    scheduler: str,
+    suite: str,
+    *,
+    cost: Cost | None = None,
+    weights: dict[str, float] | None = None,
+) -> Audit:
+    """What an auditor saw of a whole run of a suite."""
+    options = {} if scheduler == "fcfs" else {"cost": cost, "weights": weights}
+    policy = create_policy(scheduler, **options)
+    least = min((weights or {"": 1.0}).values())
+    bound = service_bound(MEMORY, 1024, cost, longest_output=1024, least_weight=least)
+    auditor = Auditor(cost=cost, weights=weights, bound=bound)
+    policy.watch(auditor)
+    requests = get_suite(suite).requests()
+    simulate(requests, policy, ServerConfig(profile=get_profile("a10g-llama-2-7b")))
+    return auditor.report()
+
+
+@pytest.mark.parametrize("suite", ["overload", "overload-multi", "poisson_short_long", "increase"])
+@pytest.mark.parametrize("cost", [LinearCost(), QuadraticCost()], ids=["linear", "quadratic"])
+def test_vtc_keeps_the_bound(suite: str, cost: Cost) -> None:
+    report = audit("vtc", suite, cost=cost)
+    assert report.bound is not None
+    assert 0 < report.observed <= report.at_most <= report.bound
+
+
+def test_weighted_vtc_keeps_the_bound_per_weight() -> None:
+    weights = {"0": 1.0, "1": 2.0, "2": 3.0, "3": 4.0}
+    report = audit("vtc", "overload-weighted", weights=weights)
+    assert report.bound is not None
+    assert 0 < report.observed <= report.at_most <= report.bound
+
+
+@pytest.mark.parametrize("suite", ["overload", "poisson_short_long"])
+def test_fcfs_does_not(suite: str) -> None:
+    report = audit("fcfs", suite)
+    assert report.bound is not None
+    assert report.observed > 2 * report.bound
