@@ -1,0 +1,1 @@
+"""Hosts that are inference engines: one package each."""

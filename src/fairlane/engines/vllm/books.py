@@ -1,0 +1,323 @@
+"""What the scheduler notes of clients and requests, between vLLM and the policy.
+
+It feeds the policy and an auditor, adds up what telemetry reports, and stands between a policy
+that raises and the server: the request that was concerned fails, the error is logged once with
+its cause, and scheduling goes on. Nothing here knows vLLM.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from fairlane.core.audit import Auditor
+from fairlane.core.cost import Cost
+from fairlane.core.policy import Policy
+from fairlane.core.types import Outcome, Request
+
+logger = logging.getLogger(__name__)
+
+POLICY_ERROR = "policy_error"
+FORGOTTEN = "(forgotten)"
+_ACCOUNTS = 10_000  # beyond, those of idle clients are added up under the name FORGOTTEN
+_AUDIT_PERIOD = 16  # steps between reports of tokens to the auditor; see Books.delivered
+T = TypeVar("T")
+
+
+class Account:
+    """Totals of one client since the start."""
+
+    __slots__ = (
+        "aborted", "admissions", "arrivals", "cached_tokens", "finished", "input_tokens", "live",
+        "output_tokens", "preemptions", "queued", "rejected", "service", "wait_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.arrivals = self.admissions = self.preemptions = self.finished = self.aborted = 0
+        self.input_tokens = self.cached_tokens = self.output_tokens = 0  # ended requests' output
+        self.live = self.queued = 0
+        self.service = 0.0  # of admissions, and of ended requests' output
+        self.wait_s = 0.0  # from arrival to admission, added up
+        self.rejected: Counter[str] = Counter()
+
+    def add(self, other: "Account") -> None:
+        """Take over another's totals."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Entry:
+    """A live request."""
+
+    __slots__ = ("account", "admitted", "arrived", "heard", "output", "request", "waiting")
+
+    def __init__(self, request: Request, account: Account, arrived: float) -> None:
+        self.request = request
+        self.account = account
+        self.arrived = arrived
+        self.output = 0  # tokens delivered
+        self.heard = 0  # those that the auditor knows of
+        self.admitted = False
+        self.waiting = True
+
+
+class Books:
+    """The accounts of all clients and the entries of all live requests.
+
+    clock: seconds, never decreasing. failed: requests that must end for a mistake of the policy,
+    by id; whoever ends them takes them out.
+    """
+
+    def __init__(
+        self, policy: Policy[Any], auditor: Auditor, cost: Cost, clock: Callable[[], float]
+    ) -> None:
+        self._policy = policy
+        self._auditor = auditor
+        self._cost = cost
+        self._clock = clock
+        self._accounts: dict[str, Account] = {}
+        self._entries: dict[str, Entry] = {}
+        self._running: dict[str, Entry] = {}
+        self._steps = 0
+        self._seen_errors: set[str] = set()
+        self.errors = 0
+        self.failed: list[str] = []
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._entries
+
+    # -- events ------------------------------------------------------------------------------
+
+    def arrive(self, request: Request) -> str | None:
+        """A request comes in; answers why it may not wait, or None."""
+        account = self._account(request.client)
+        account.arrivals += 1
+        rejection = self._guard("enqueue", None, self._policy.enqueue, request, self._clock())
+        if rejection is _RAISED:
+            self._guard("finish", None, self._policy.finish, request.id, self._clock())
+            reason = POLICY_ERROR
+        elif rejection is not None:
+            reason = rejection.reason
+        else:
+            self._entries[str(request.id)] = entry = Entry(request, account, self._clock())
+            account.live += 1
+            self._waits(entry)
+            self._auditor.enqueue(request)
+            return None
+        account.rejected[reason] += 1
+        return reason
+
+    def peek(self) -> str | None:
+        """The id of the request to admit next; when the policy raises, the oldest request fails."""
+        request = self._guard("peek", None, self._policy.peek, self._clock())
+        if request is _RAISED:
+            oldest = (i for i, e in self._entries.items() if e.waiting and i not in self.failed)
+            self.failed.extend(list(oldest)[:1])
+            return None
+        return None if request is None else str(request.id)
+
+    def admit(self, request_id: str, cached_tokens: int) -> None:
+        """A request entered the running batch."""
+        entry = self._entries[request_id]
+        prompt = entry.request.prompt_tokens
+        cached = min(cached_tokens, prompt)  # a resumed request may find output cached, too
+        self._guard("admit", request_id, self._admit_in_policy, request_id, cached)
+        if not entry.admitted:
+            entry.admitted = True
+            account = entry.account
+            account.admissions += 1
+            account.wait_s += self._clock() - entry.arrived
+            account.input_tokens += prompt - cached
+            account.cached_tokens += cached
+            account.service += self._cost.admission(prompt, cached)
+        self._waits_no_more(entry)
+        self._auditor.admit(request_id, cached_tokens=cached)
+
+    def put_back(self, request_id: str) -> None:
+        """A running request was preempted, or waits again for another reason."""
+        entry = self._entries[request_id]
+        entry.account.preemptions += 1
+        self._guard("requeue", request_id, self._policy.requeue, request_id, self._clock())
+        self._waits(entry)
+        self._auditor.requeue(request_id)
+
+    def set_aside(self, request_id: str) -> None:
+        """The engine passes over the request in this step: let the policy offer the next one."""
+        self._guard("admit", request_id, self._admit_in_policy, request_id, 0)
+
+    def take_back(self, request_id: str) -> None:
+        """Undo `set_aside`."""
+        now = self._clock()
+        self._guard("requeue", request_id, self._policy.requeue, request_id, now, undo=True)
+
+    def delivered(self, tokens: Mapping[str, int]) -> None:
+        """Output tokens of one step, by request.
+
+        The auditor hears of them every few steps and whenever a client begins or ceases to wait:
+        only in between can a difference be missed, by what those few steps delivered.
+        """
+        if tokens:
+            now = self._clock()
+            if self._guard("record_tokens", "", self._policy.record_tokens, tokens, now) is _RAISED:
+                self._deliver_singly(tokens, now)
+        entries = self._entries
+        for request_id, count in tokens.items():
+            entry = entries.get(request_id)
+            if entry is not None:
+                entry.output += count
+        self._steps += 1
+        if self._steps % _AUDIT_PERIOD == 0:
+            self._tell_auditor(entries.values())
+
+    def finish(self, request_id: str, outcome: Outcome) -> None:
+        """A request ended. Unknown ids are passed over."""
+        entry = self._entries.pop(request_id, None)
+        if entry is None:
+            return
+        self._tell_auditor([entry])
+        account = entry.account
+        account.live -= 1
+        account.output_tokens += entry.output
+        account.service += self._output_service(entry)
+        account.finished += outcome is Outcome.FINISHED
+        account.aborted += outcome is Outcome.ABORTED
+        if entry.waiting:
+            self._waits_no_more(entry)
+        self._running.pop(request_id)
+        self._guard("finish", None, self._policy.finish, request_id, self._clock(), outcome)
+        self._auditor.finish(request_id)
+
+    def next_turn(self, request_id: str, prompt_tokens: int) -> None:
+        """A request that streams its input goes on with a new piece: charged as a new request."""
+        old = self._entries[request_id].request
+        self.finish(request_id, Outcome.FINISHED)
+        if self.arrive(Request(request_id, old.client, prompt_tokens, old.max_output_tokens)):
+            self.failed.append(request_id)
+
+    # -- what others want to know ------------------------------------------------------------
+
+    def client(self, request_id: str) -> str:
+        """Whose request it is."""
+        return self._entries[request_id].request.client
+
+    def standing(self, request_id: str) -> tuple[float, ...]:
+        """Where the request's client stands; see Policy.standing."""
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return ()
+        found = self._guard("standing", None, self._policy.standing, entry.request.client)
+        return () if found is _RAISED else tuple(found)
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """From now on these clients and groups have these weights, where the policy knows any."""
+        change = getattr(self._policy, "set_weight", None)
+        for name, weight in weights.items():
+            if change is not None:
+                change(name, weight)
+                self._auditor.set_weight(name, weight)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All totals, ready for JSON. O(clients ever seen + live requests)."""
+        self._tell_auditor(self._running.values())
+        states = self._policy.snapshot().clients
+        extra: dict[int, list[float]] = {}
+        for entry in self._entries.values():
+            more = extra.setdefault(id(entry.account), [0, 0.0])
+            more[0] += entry.output
+            more[1] += self._output_service(entry)
+        audit = self._auditor.report()
+        return {
+            "clients": {
+                name: self._row(account, states.get(name), extra.get(id(account), [0, 0.0]))
+                for name, account in self._accounts.items()
+            },
+            "observed_difference": audit.observed,
+            "between": None if audit.between is None else list(audit.between),
+            "at_most": audit.at_most,
+            "bound": audit.bound,
+            "policy_errors": self.errors,
+        }
+
+    @staticmethod
+    def _row(account: Account, state: Any, extra: list[float]) -> dict[str, Any]:
+        row = {name: getattr(account, name) for name in Account.__slots__ if name != "live"}
+        row["running"] = account.live - account.queued
+        row["output_tokens"] += extra[0]
+        row["service"] += extra[1]
+        row["rejected"] = dict(account.rejected)
+        row["counter"] = None if state is None else state.counter
+        row["weight"] = 1.0 if state is None else state.weight
+        return row
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _account(self, client: str) -> Account:
+        account = self._accounts.get(client)
+        if account is None:
+            if len(self._accounts) >= _ACCOUNTS:
+                idle = [name for name, account in self._accounts.items() if not account.live]
+                total = self._accounts.setdefault(FORGOTTEN, Account())
+                for name in idle:
+                    if name != FORGOTTEN:
+                        total.add(self._accounts.pop(name))
+            account = self._accounts[client] = Account()
+        return account
+
+    def _admit_in_policy(self, request_id: str, cached: int) -> None:
+        self._policy.admit(request_id, self._clock(), cached_tokens=cached)
+
+    def _deliver_singly(self, tokens: Mapping[str, int], now: float) -> None:
+        """After a report of many failed: find whose it was."""
+        for request_id, count in tokens.items():
+            one = {request_id: count}
+            self._guard("record_tokens", request_id, self._policy.record_tokens, one, now)
+
+    def _waits(self, entry: Entry) -> None:
+        entry.waiting = True
+        entry.account.queued += 1
+        self._tell_auditor([entry])
+        self._running.pop(str(entry.request.id), None)
+        if entry.account.queued == 1:
+            self._tell_auditor(self._running.values())
+
+    def _waits_no_more(self, entry: Entry) -> None:
+        entry.waiting = False
+        entry.account.queued -= 1
+        self._running[str(entry.request.id)] = entry
+        if not entry.account.queued:
+            self._tell_auditor(self._running.values())
+
+    def _tell_auditor(self, entries: Iterable[Entry]) -> None:
+        news = {e.request.id: e.output - e.heard for e in entries if e.output != e.heard}
+        if news:
+            self._auditor.record_tokens(news)
+            for request_id in news:
+                entry = self._entries.get(str(request_id))
+                if entry is not None:
+                    entry.heard = entry.output
+
+    def _output_service(self, entry: Entry) -> float:
+        return self._cost.output(entry.request.prompt_tokens, 0, entry.output)
+
+    def _guard(
+        self, what: str, request_id: str | None, call: Callable[..., T], *args: Any, **options: Any
+    ) -> T | Any:
+        """Call the policy; when it raises, answer _RAISED and let the request fail."""
+        try:
+            return call(*args, **options)
+        except Exception as error:
+            self.errors += 1
+            kind = f"{what}: {type(error).__name__}: {error}"
+            if kind not in self._seen_errors and len(self._seen_errors) < 100:
+                self._seen_errors.add(kind)
+                logger.exception("The scheduling policy raised in %s; see below", what)
+            if request_id and request_id not in self.failed:
+                self.failed.append(request_id)
+            return _RAISED
+
+
+class _Raised:
+    """Stands for the answer of a policy that raised."""
+
+
+_RAISED = _Raised()

@@ -1,0 +1,239 @@
+"""Every name of vLLM that its documentation does not promise, in one place.
+
+Tested with vLLM 0.25.1 to 0.33.x; another version is tried, with a warning. `Hooks` is the whole
+surface: it overrides vLLM's scheduler and speaks of what happens there in five words of ours.
+Until 0.30 vLLM kept requests that it had passed over in a second queue, `skipped_waiting`, and
+served it first; `Hooks` puts our queue in its place.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from vllm import __version__ as VLLM_VERSION
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.request import RequestStatus
+
+__all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
+
+OLDEST, NEWEST = (0, 25, 1), (0, 33)
+logger = logging.getLogger(__name__)
+
+
+def check_version(version: str = VLLM_VERSION) -> bool:
+    """Whether this vLLM is one that was tested; warns when it is not."""
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    found = tuple(int(n or 0) for n in numbers.groups()) if numbers else (0, 0, 0)
+    if found >= OLDEST and found[:2] <= NEWEST:
+        return True
+    oldest, newest = (".".join(map(str, edge)) for edge in (OLDEST, NEWEST))
+    logger.warning(
+        "Fairlane was tested with vLLM %s to %s.x, and this is %s: watch for errors, or take a "
+        "version in between.", oldest, newest, version,
+    )  # fmt: skip
+    return False
+
+
+def entered(request: Any) -> bool:
+    """Whether a request that was taken from the queue was admitted, or is loading its KV cache."""
+    return request.status in (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
+
+
+def awaits_input(request: Any) -> bool:
+    """Whether the request waits for its client to stream more input."""
+    return bool(request.status == RequestStatus.WAITING_FOR_STREAMING_REQ)
+
+
+def awaits_nothing(request: Any) -> bool:
+    """Whether nothing of the request's own (grammar, KV transfer, input) holds it up."""
+    return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+
+
+def finished(request: Any) -> bool:
+    """Whether an ended request came to its end, rather than being aborted or failing."""
+    aborted = (RequestStatus.FINISHED_ABORTED, RequestStatus.FINISHED_ERROR)
+    return request.status not in (*aborted, RequestStatus.FINISHED_IGNORED)
+
+
+def adapter(request: Any) -> int | None:
+    """The number of the request's LoRA adapter, or None."""
+    return request.lora_request.lora_int_id if request.lora_request else None
+
+
+def under_memory_pressure(scheduler: Any) -> bool:
+    """Whether one more block for each running request would take more than there are."""
+    free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+    return bool(free < len(scheduler.running) + 1)
+
+
+def end_failed(scheduler: Any, outputs: dict[int, Any], reasons: dict[str, bool]) -> None:
+    """End requests that are not to be served: {id: whether by an error, else turned away}."""
+    for request_id, is_error in reasons.items():
+        request = scheduler.requests.get(request_id)
+        if request is None or request.is_finished():
+            continue
+        status = RequestStatus.FINISHED_ERROR if is_error else RequestStatus.FINISHED_ABORTED
+        scheduler.finish_requests(request_id, status)
+        batch = outputs.setdefault(request.client_index, EngineCoreOutputs())
+        batch.outputs.append(
+            EngineCoreOutput(
+                request_id=request_id, new_token_ids=[], finish_reason=request.get_finished_reason()
+            )
+        )
+
+
+class PassedOver(RequestQueue):  # type: ignore[misc]
+    """In the place of `skipped_waiting`: empty to look at, and gives all to the one queue."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def add_request(self, request: Any) -> None:
+        """Into the one queue."""
+        self._queue.add_request(request)
+
+    def prepend_request(self, request: Any) -> None:
+        """Into the one queue."""
+        self._queue.prepend_request(request)
+
+    def prepend_requests(self, requests: Iterable[Any]) -> None:
+        """Into the one queue."""
+        self._queue.prepend_requests(requests)
+
+    def remove_request(self, request: Any) -> None:
+        """Out of the one queue."""
+        self._queue.remove_requests([request])
+
+    def remove_requests(self, requests: Iterable[Any]) -> None:
+        """Out of the one queue."""
+        self._queue.remove_requests(requests)
+
+    def peek_request(self) -> Any:
+        """Nothing is ever here."""
+        raise IndexError("peek from an empty queue")
+
+    pop_request = peek_request
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._queue)
+
+
+class Hooks:
+    """Overrides a vLLM scheduler and tells a subclass of five events.
+
+    step_begins()              before a step is scheduled
+    step_scheduled()           its batch is chosen; num_computed_tokens still as at admission
+    delivered(tokens, ended, outputs)  a step's results: tokens by request, requests that ended
+    ended(request)             a request ended between steps
+    session_goes_on(request, tokens)  a request that streams its input got `tokens` more of it
+
+    They come only after `take_over`; before, and with vLLM's priority scheduling, which no fair
+    queue replaces, everything is as in vLLM.
+    """
+
+    _taken_over = False
+    _ended_in_step: list[Any] | None = None
+
+    def take_over(self, queue: Any) -> None:
+        """Let our queue be where requests wait, from the start."""
+        scheduler: Any = self
+        scheduler.waiting = queue
+        if hasattr(scheduler, "skipped_waiting"):
+            scheduler.skipped_waiting = PassedOver(queue)
+        self._taken_over = True
+
+    @property
+    def is_first_come_first_served(self) -> bool:
+        """Whether vLLM's own policy is the one that a fair queue may replace."""
+        scheduler: Any = self
+        return bool(scheduler.policy == SchedulingPolicy.FCFS)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """Choose a step's batch."""
+        if self._taken_over:
+            self.step_begins()
+        return super().schedule(*args, **kwargs)  # type: ignore[misc]
+
+    def _update_after_schedule(self, *args: Any, **kwargs: Any) -> Any:
+        if self._taken_over:
+            self.step_scheduled()
+        return super()._update_after_schedule(*args, **kwargs)  # type: ignore[misc]
+
+    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+        """Take in a step's results."""
+        if not self._taken_over:
+            return super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        ended: list[Any] = []
+        self._ended_in_step = ended
+        try:
+            outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._ended_in_step = None
+        tokens = {
+            output.request_id: len(output.new_token_ids)
+            for batch in outputs.values()
+            for output in batch.outputs
+            if output.new_token_ids
+        }
+        self.delivered(tokens, ended, outputs)
+        return outputs
+
+    def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+        if self._ended_in_step is not None:
+            self._ended_in_step.append(request)
+        elif self._taken_over:
+            self.ended(request)
+        return result
+
+    def _update_request_as_session(self, session: Any, update: Any) -> None:
+        super()._update_request_as_session(session, update)  # type: ignore[misc]
+        if self._taken_over:
+            self.session_goes_on(session, len(update.prompt_token_ids or ()))
+
+    def holds_kv_cache(self, request: Any) -> bool:
+        """Whether the waiting request has its place in the queue that vLLM serves first."""
+        return hasattr(self, "kv_holding_waiting") and request.num_computed_tokens > 0
+
+    def step_begins(self) -> None:
+        """See the class."""
+
+    def step_scheduled(self) -> None:
+        """See the class."""
+
+    def delivered(self, tokens: dict[str, int], ended: list[Any], outputs: Any) -> None:
+        """See the class."""
+
+    def ended(self, request: Any) -> None:
+        """See the class."""
+
+    def session_goes_on(self, request: Any, tokens: int) -> None:
+        """See the class."""
+
+
+def _snapshot(self: Any) -> dict[str, Any] | None:
+    """Reached from the HTTP server by call_utility_async("fairlane_snapshot")."""
+    found = getattr(self.scheduler, "fairlane_snapshot", None)
+    return None if found is None else found()
+
+
+def _set_weights(self: Any, weights: dict[str, float]) -> None:
+    """Reached from the HTTP server by call_utility_async("fairlane_set_weights", weights)."""
+    change = getattr(self.scheduler, "fairlane_set_weights", None)
+    if change is not None:
+        change(weights)
+
+
+EngineCore.fairlane_snapshot = _snapshot
+EngineCore.fairlane_set_weights = _set_weights

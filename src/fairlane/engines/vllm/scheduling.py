@@ -1,0 +1,155 @@
+"""vLLM's schedulers with a fair waiting queue: what `--scheduler-cls` makes.
+
+A request's way: it arrives with its client's name in its params (clients.py) and waits in the
+fair queue (waiting.py); vLLM admits whom the policy offers; each step's tokens are reported to
+the policy; when it ends, however it ends, it is settled (books.py). The client is read once, at
+arrival. Policies are fairlane.policies, unchanged.
+"""
+
+import time
+from math import floor
+from typing import Any
+
+from fairlane.core.audit import Auditor, service_bound
+from fairlane.core.types import Outcome, Request
+from fairlane.engines.vllm.books import Books
+from fairlane.engines.vllm.clients import client_of
+from fairlane.engines.vllm.config import FairlaneConfig
+from fairlane.engines.vllm.private import (
+    AsyncScheduler,
+    Hooks,
+    Scheduler,
+    check_version,
+    end_failed,
+    finished,
+    under_memory_pressure,
+)
+from fairlane.engines.vllm.waiting import FairRequestQueue
+
+
+class FairHooks(Hooks):
+    """The fair side of a scheduler, for any of vLLM's as the next base."""
+
+    _books: Books
+    _queue: FairRequestQueue
+    _config: FairlaneConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.is_first_come_first_served:
+            return
+        check_version()
+        self._config = config = FairlaneConfig.from_environment()
+        auditor = Auditor(
+            cost=config.cost,
+            weights=config.weights,
+            bound=self._bound(config),
+            name_of=_top_group if config.scheduler.groups else str,
+        )
+        self._books = Books(config.policy(), auditor, config.cost, time.monotonic)
+        patience = config.scheduler.adapter_patience
+        self._queue = FairRequestQueue(self._books, self._arrive, patience)
+        self._reorders = config.scheduler.preemption == "fairest"
+        self.take_over(self._queue)
+
+    # -- events ------------------------------------------------------------------------------
+
+    def step_begins(self) -> None:
+        """Put who is furthest ahead at the end of the list, where vLLM preempts first."""
+        if self._reorders and under_memory_pressure(self):
+            running: list[Any] = self.running  # type: ignore[attr-defined]
+            leads: dict[str, tuple[int, ...]] = {}
+            for request in running:
+                client = self._books.client(request.request_id)
+                if client not in leads:
+                    leads[client] = self._lead(request.request_id)
+            running.sort(key=lambda r: leads[self._books.client(r.request_id)])
+
+    def step_scheduled(self) -> None:
+        """Admissions are settled while num_computed_tokens is what the prefix cache held."""
+        self._queue.end_step()
+
+    def delivered(self, tokens: dict[str, int], ended: list[Any], outputs: Any) -> None:
+        """Charge what was generated, then settle who ended, then end whom nobody will serve."""
+        self._books.delivered(tokens)
+        for request in ended:
+            self.ended(request)
+        if self._books.failed or self._queue.refused:
+            doomed = {**self._queue.refused, **dict.fromkeys(self._books.failed, True)}
+            self._books.failed.clear()
+            end_failed(self, outputs, doomed)
+
+    def ended(self, request: Any) -> None:
+        """Settle a request."""
+        outcome = Outcome.FINISHED if finished(request) else Outcome.ABORTED
+        self._books.finish(request.request_id, outcome)
+
+    def session_goes_on(self, request: Any, tokens: int) -> None:
+        """New input of a streaming request: where its KV cache is kept, vLLM admits it at once."""
+        self._books.next_turn(request.request_id, tokens)
+        if self.holds_kv_cache(request):
+            self._books.admit(request.request_id, 0)
+        else:
+            self._queue.wake(request)
+
+    # -- telemetry and control, from the HTTP server -----------------------------------------
+
+    def fairlane_snapshot(self) -> dict[str, Any]:
+        """What this scheduler knows of its clients, ready for JSON."""
+        if not self._taken_over:
+            return {"policy": "vllm-priority", "clients": {}}
+        return {"policy": self._config.scheduler.name, **self._books.snapshot()}
+
+    def fairlane_set_weights(self, weights: dict[str, float]) -> None:
+        """From now on these clients have these weights."""
+        if self._taken_over:
+            self._books.set_weights(weights)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _arrive(self, request: Any) -> str | None:
+        identity = self._config.identity
+        client = client_of(request)
+        if client is None and identity.lora and request.lora_request is not None:
+            client = request.lora_request.lora_name
+        return self._books.arrive(
+            Request(
+                request.request_id,
+                client or identity.anonymous,
+                request.num_prompt_tokens,
+                request.max_tokens,
+            )
+        )
+
+    def _lead(self, request_id: str) -> tuple[int, ...]:
+        """How far ahead the request's client is, in steps of the slack."""
+        slack = self._config.scheduler.preemption_slack or 1.0
+        return tuple(floor(counter / slack) for counter in self._books.standing(request_id))
+
+    def _bound(self, config: FairlaneConfig) -> float:
+        """Theorem 4.4 for this engine's KV cache and context length."""
+        scheduler: Any = self
+        longest = scheduler.max_model_len
+        blocks = scheduler.cache_config.num_gpu_blocks
+        memory = min(blocks * scheduler.block_size, scheduler.max_num_running_reqs * longest)
+        least = min(config.weights.values(), default=1.0)
+        return service_bound(memory, longest, config.cost, longest, min(least, 1.0))
+
+
+class FairScheduler(FairHooks, Scheduler):  # type: ignore[misc]
+    """vLLM's Scheduler with a fair queue."""
+
+
+class FairAsyncScheduler(FairHooks, AsyncScheduler):  # type: ignore[misc]
+    """vLLM's AsyncScheduler with a fair queue."""
+
+
+def make_scheduler(*args: Any, **kwargs: Any) -> Any:
+    """The fair scheduler over the base that vLLM's configuration asks for."""
+    config = kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]
+    kind = FairAsyncScheduler if config.scheduler_config.async_scheduling else FairScheduler
+    return kind(*args, **kwargs)
+
+
+def _top_group(client: str) -> str:
+    return client.split("/", 1)[0]
