@@ -12,7 +12,7 @@ from typing import Annotated, cast
 import typer
 
 from fairlane import __version__
-from fairlane.cli import compare, demo, lists, plot, profile_cost, reproduce, simulate, trace
+from fairlane.cli import bench, compare, demo, lists, plot, profile_cost, reproduce, simulate, trace
 
 INTERRUPTED = 130
 # what all usage errors are; typer has no public name for it
@@ -20,7 +20,7 @@ _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="fairlane",
-    help="Fair scheduling of LLM serving: simulate, reproduce the paper, compare, draw.",
+    help="Fair scheduling of LLM serving: simulate, measure, reproduce, draw.",
     epilog="Start with `fairlane demo`; `fairlane COMMAND --help` has examples.",
     no_args_is_help=True,
     add_completion=False,
@@ -32,6 +32,7 @@ app.command("schedulers")(lists.schedulers)
 app.command("suites")(lists.suites)
 app.command("profiles")(lists.profiles)
 app.command("simulate")(simulate.simulate)
+app.command("bench")(bench.bench)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("plot")(plot.plot)

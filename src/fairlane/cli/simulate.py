@@ -6,35 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlane.cli.output import (
-    Json,
-    Runs,
-    Workers,
-    format_number,
-    parse_numbers,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
-)
+from fairlane.cli.output import Json, Runs, Workers, parse_numbers, print_json, progress_bar, say
+from fairlane.cli.results import print_results
 
 if TYPE_CHECKING:
-    from fairlane.experiments.runs import Range, Report
-
-_METRICS = {
-    "total_time": "total time (s)",
-    "throughput": "throughput (tokens/s)",
-    "mean_first_token_latency": "mean first-token latency (s)",
-    "mean_request_latency": "mean request latency (s)",
-    "max_accumulated_service_difference": "max accumulated service difference",
-    "aborted": "rejected or aborted requests",
-}
-_LATENCIES = [
-    f"{quantity}_{spread}"
-    for quantity in ("ttft", "tpot")
-    for spread in ("mean", "p50", "p90", "p99")
-]
-_SERVICE = ("requests", "aborted", "service", "share", "entitlement", "slowdown_mean")
+    from fairlane.experiments.runs import Report
 
 
 def simulate(
@@ -133,7 +109,7 @@ def simulate(
     if json:
         print_json(_as_json(report))
     else:
-        _print(report)
+        print_results(f"{suite} under {scheduler}", report.metrics, report.clients)
         for file in report.files:
             say(f"wrote {file}")
 
@@ -150,35 +126,3 @@ def _as_json(report: "Report") -> dict[str, object]:
         "metrics": {name: value._asdict() for name, value in report.metrics.items()},
         "clients": clients,
     }
-
-
-def _print(report: "Report") -> None:
-    settings = report.settings
-    rows = [[label, _cell(report.metrics[name])] for name, label in _METRICS.items()]
-    print_table((f"{settings.suite} under {settings.scheduler} ", ""), rows)
-    print()
-    clients = report.clients.items()
-    print_table(
-        (
-            "client ",
-            *(
-                name.replace("_", " ").upper()[:4] + name[4:].replace("_", " ")
-                for name in _LATENCIES
-            ),
-        ),
-        [[client, *(_cell(values[name]) for name in _LATENCIES)] for client, values in clients],
-        "latency of finished requests (s)",
-    )
-    print()
-    print_table(
-        ("client ", "requests", "rejected", "service", "share", "entitled", "slowdown"),
-        [[client, *(_cell(values[name]) for name in _SERVICE)] for client, values in clients],
-        "service, its share while waiting, and slowdown against running alone",
-    )
-
-
-def _cell(value: "Range") -> str:
-    middle = format_number(value.median)
-    if value.low == value.high or middle == "-":
-        return middle
-    return f"{middle} [{format_number(value.low)}, {format_number(value.high)}]"

@@ -125,22 +125,8 @@ def run_alone(settings: Settings, requests: Sequence[TracedRequest]) -> list[Req
     return records
 
 
-def _output(output: Path | None, seed: int, runs: int) -> Path | None:
-    if output is None or runs == 1:
-        return output
-    return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
-
-
-def _run(job: _Job) -> tuple[_Values, dict[str, _Values]]:
-    run = job.settings.run()
-    if job.output is not None:
-        WRITERS[job.format](job.output, run)
-    summaries = summarise_run(job.settings, run)
-    return headline(run), {summary.client: _values(summary) for summary in summaries}
-
-
-def _values(summary: ClientSummary) -> _Values:
-    """The numbers of a summary by name."""
+def client_values(summary: ClientSummary) -> _Values:
+    """The numbers of a summary by name: spreads as `ttft_mean`, `ttft_p50` and so on."""
     values: _Values = {
         "requests": summary.requests,
         "aborted": summary.aborted,
@@ -155,6 +141,20 @@ def _values(summary: ClientSummary) -> _Values:
         names = (f"{quantity}_{field}" for field in Spread._fields)
         values.update(zip(names, spread, strict=True))
     return values
+
+
+def _output(output: Path | None, seed: int, runs: int) -> Path | None:
+    if output is None or runs == 1:
+        return output
+    return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
+
+
+def _run(job: _Job) -> tuple[_Values, dict[str, _Values]]:
+    run = job.settings.run()
+    if job.output is not None:
+        WRITERS[job.format](job.output, run)
+    summaries = summarise_run(job.settings, run)
+    return headline(run), {summary.client: client_values(summary) for summary in summaries}
 
 
 def _ranges(runs: Sequence[_Values]) -> dict[str, Range]:

@@ -1,0 +1,74 @@
+"""The tables of a run, the same whether it was simulated or measured."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fairlane.cli.output import format_number, print_table
+
+if TYPE_CHECKING:
+    from fairlane.experiments.runs import Range
+
+_METRICS = {
+    "total_time": "total time (s)",
+    "throughput": "throughput (tokens/s)",
+    "mean_first_token_latency": "mean first-token latency (s)",
+    "mean_request_latency": "mean request latency (s)",
+    "max_accumulated_service_difference": "max accumulated service difference",
+    "aborted": "rejected or aborted requests",
+}
+_LATENCIES = [
+    f"{quantity}_{spread}"
+    for quantity in ("ttft", "tpot")
+    for spread in ("mean", "p50", "p90", "p99")
+]
+_SERVICE = {
+    "requests": "requests",
+    "aborted": "rejected",
+    "service": "service",
+    "share": "share",
+    "entitlement": "entitled",
+    "slowdown_mean": "slowdown",
+}
+
+
+def print_results(
+    title: str, metrics: Mapping[str, "Range"], clients: Mapping[str, Mapping[str, "Range"]]
+) -> None:
+    """Print the headline metrics, then each client's latencies and shares (`Report`)."""
+    rows = [[label, _cell(metrics[name])] for name, label in _METRICS.items()]
+    print_table((f"{title} ", ""), rows)
+    print()
+    print_table(
+        (
+            "client ",
+            *(
+                name.replace("_", " ").upper()[:4] + name[4:].replace("_", " ")
+                for name in _LATENCIES
+            ),
+        ),
+        [
+            [client, *(_cell(values[name]) for name in _LATENCIES)]
+            for client, values in clients.items()
+        ],
+        "latency of finished requests (s)",
+    )
+    print()
+    service = [name for name in _SERVICE if all(name in known for known in clients.values())]
+    about = "service, and its share while waiting"
+    if "slowdown_mean" in service:  # known where the same server can be simulated without others
+        about = "service, its share while waiting, and slowdown against running alone"
+    print_table(
+        ("client ", *(_SERVICE[name] for name in service)),
+        [
+            [client, *(_cell(values[name]) for name in service)]
+            for client, values in clients.items()
+        ],
+        about,
+    )
+
+
+def _cell(value: "Range") -> str:
+    middle = format_number(value.median)
+    if value.low == value.high or middle == "-":
+        return middle
+    return f"{middle} [{format_number(value.low)}, {format_number(value.high)}]"

@@ -1,0 +1,240 @@
+"""A suite or a trace sent to a real server: the same records and metrics as from the simulator."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fairlane
+from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.experiments.runs import Range, client_values
+from fairlane.experiments.settings import Settings, read_requests
+from fairlane.files import OutputError
+from fairlane.loadgen.clients import Identity, identities
+from fairlane.loadgen.health import bottleneck
+from fairlane.loadgen.prompts import token_prompts
+from fairlane.loadgen.send import OpenLoop, Progress, Sent
+from fairlane.loadgen.server import Server, open_session
+from fairlane.metrics import headline, summarise
+from fairlane.records import Run, write_jsonl
+from fairlane.workloads.suites import get_suite
+from fairlane.workloads.trace import TracedRequest
+
+PROMPTS = ("tokens", "words")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSettings:
+    """What one measurement is made of.
+
+    server: its address. suite, trace, duration, workload_seed: as in `Settings`. rate_scale:
+    times the rate; a suite's duration and silent windows stay, a trace is sent in so much less
+    time. time_scale: then everything takes so many times as long. model: the server's first by
+    default. clients: a clients file. client_model: the model of each client, with `{client}` in
+    it. prompts: a name in PROMPTS, drawn by `seed`. weights, cost: what clients are entitled to
+    and what tokens are worth, for the metrics alone. timeout_s, drain_s: as in `OpenLoop`.
+    """
+
+    server: str
+    suite: str
+    trace: str | None = None
+    duration: float | None = None
+    rate_scale: float = 1.0
+    time_scale: float = 1.0
+    model: str | None = None
+    clients: str | None = None
+    client_model: str | None = None
+    prompts: str = "tokens"
+    weights: tuple[float, ...] = ()
+    cost: str = "linear"
+    timeout_s: float = 3600.0
+    drain_s: float = 30.0
+    seed: int = 0
+    workload_seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("rate_scale", "time_scale", "timeout_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise FairlaneError(f"{name} must be a number above 0, not {getattr(self, name)}")
+        if self.prompts not in PROMPTS:
+            raise UnknownNameError("kind of prompts", self.prompts, PROMPTS)
+
+    def requests(self) -> list[TracedRequest]:
+        """The workload, at the times at which it is sent."""
+        suite = get_suite(self.suite)
+        config = suite.config
+        trace = read_requests(self.trace) if self.trace is not None else None
+        duration = config.duration if self.duration is None and trace is None else self.duration
+        # the workload of X times the duration, sent in 1/X of its time
+        windows = config.on_off * self.rate_scale if config.on_off > 0 else config.on_off
+        longer = replace(suite, config=replace(config, on_off=windows))
+        requests = longer.requests(
+            seed=self.workload_seed,
+            duration=None if duration is None else duration * self.rate_scale,
+            trace=trace,
+        )
+        if not requests:
+            raise FairlaneError("nothing to send: the workload has no requests in this duration")
+        factor = self.time_scale / self.rate_scale
+        return [replace(request, arrival_s=request.arrival_s * factor) for request in requests]
+
+    def pricing(self) -> Settings:
+        """The settings that turn weights and cost into metrics."""
+        return Settings(suite=self.suite, scheduler="fcfs", weights=self.weights, cost=self.cost)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What a measurement gave. metrics, clients: as of `Report`, empty where nothing was sent.
+
+    sent: what became of the requests. warnings: why the numbers may not be what they seem.
+    """
+
+    run: Run
+    sent: Sent
+    warnings: list[str]
+    metrics: dict[str, Range]
+    clients: dict[str, dict[str, Range]]
+
+
+def bench(
+    settings: BenchSettings,
+    *,
+    output: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> BenchReport:
+    """Send the workload; write one row per request, as JSON Lines, and a manifest beside them.
+
+    Ctrl-C stops sending and lets what is under way end, for at most `drain_s`; a second one ends
+    it at once. Both write what there is. Raises FairlaneError for settings, files or a server that
+    do not work, before anything is sent.
+    """
+    requests = settings.requests()
+    weights = settings.pricing().client_weights(requests)
+    cost = settings.pricing().cost_function()
+    _check_writable(output)
+    run, sent = asyncio.run(_measure(settings, requests, output, progress))
+    if not run.records:
+        return BenchReport(run, sent, [], {}, {})
+    summaries = summarise(run.records, cost=cost, weights=weights)
+    return BenchReport(
+        run=run,
+        sent=sent,
+        warnings=list(_warnings(requests, run, sent)),
+        metrics={name: Range.of([value]) for name, value in headline(run).items()},
+        clients={
+            summary.client: {n: Range.of([v]) for n, v in client_values(summary).items()}
+            for summary in summaries
+        },
+    )
+
+
+def _check_writable(output: Path | None) -> None:
+    """Raise OutputError now rather than after the measurement."""
+    if output is None:
+        return
+    if output.suffix != ".jsonl":
+        raise OutputError(f"{output}: results are JSON Lines; choose a name that ends in .jsonl")
+    folder = next(parent for parent in output.resolve().parents if parent.exists())
+    if output.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"{output}: cannot be written; choose another output")
+
+
+async def _measure(
+    settings: BenchSettings,
+    requests: list[TracedRequest],
+    output: Path | None,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[Run, Sent]:
+    """Ask the server what has to be known, send, write."""
+    server = Server.at(settings.server)
+    clients = _identities(settings, requests)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    async with open_session() as http:
+        first = clients[requests[0].client]
+        model = await server.model(http, first.headers, settings.model)
+        clients = {name: replace(one, model=one.model or model) for name, one in clients.items()}
+        prompt = token_prompts(settings.seed)
+        if settings.prompts == "words":
+            prompt = await server.words(http, clients[requests[0].client])
+            prompt(min(requests, key=lambda request: request.prompt_len))  # raises if too short
+        loop = OpenLoop(
+            server, requests, clients, prompt,
+            timeout_s=settings.timeout_s, drain_s=settings.drain_s, progress=progress,
+        )  # fmt: skip
+        with _interrupts(loop.interrupt):
+            sent = await loop.run(http)
+            about = {"source": "bench", "fairlane": fairlane.__version__, "started_at": started}
+            manifest = {**asdict(settings), **about, "model": model, **_outcome(sent)}
+            manifest["client"] = {**_rates(sent), **loop.health.report()}
+            run = Run(manifest, sent.records, sent.total_time_s)
+            if output is not None:
+                write_jsonl(output, run)
+    return run, sent
+
+
+def _identities(settings: BenchSettings, requests: list[TracedRequest]) -> dict[str, Identity]:
+    return identities(
+        (request.client for request in requests),
+        model=settings.model,
+        file=Path(settings.clients) if settings.clients is not None else None,
+        client_model=settings.client_model,
+    )
+
+
+@contextmanager
+def _interrupts(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `interrupt`; elsewhere than in the main thread it is left alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _outcome(sent: Sent) -> dict[str, Any]:
+    return {
+        "failures": dict(sent.failures),
+        "unsent": sent.unsent,
+        "interrupted": sent.interrupted,
+    }
+
+
+def _rates(sent: Sent) -> dict[str, float]:
+    """Requests per second from the start to the last one: when it was due, and when it left."""
+    count = len(sent.records)
+    due = sent.records[-1].arrival_s if count else 0.0
+    return {
+        "intended_rate": count / due if due > 0 else 0.0,
+        "achieved_rate": count / sent.last_sent_s if sent.last_sent_s > 0 else 0.0,
+    }
+
+
+def _warnings(requests: list[TracedRequest], run: Run, sent: Sent) -> Iterator[str]:
+    limit = bottleneck(run.manifest["client"])
+    if limit is not None:
+        yield limit
+    asked = {request.id: request for request in requests}
+    finished = [record for record in run.records if record.outcome == "finished"]
+    prompts = sum(r.prompt_len != asked[int(r.id)].prompt_len for r in finished)
+    outputs = sum(r.output_len != asked[int(r.id)].output_len for r in finished)
+    of = f"of {len(finished)} answers"
+    if prompts:
+        yield f"the server counts other prompt lengths than asked for in {prompts} {of}"
+    if outputs:
+        yield f"{outputs} {of} have another length than asked for: is ignore_eos unknown there?"
+    if sent.uncounted:
+        yield f"{sent.uncounted} {of} came without usage: tokens were counted by chunks"
+    tokens = sum(record.output_len for record in finished)
+    chunks = sum(len(record.token_times_s or ()) for record in finished)
+    if tokens > 1.05 * chunks:
+        yield f"the server sends {tokens / chunks:.2g} tokens a chunk: their times are as coarse"
