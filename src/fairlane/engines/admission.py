@@ -1,0 +1,156 @@
+"""Who sends a request, and whether it may come in now: the state of one server's front door.
+
+Two counts per client, both of this process. `waiting`: requests (as clients count them) that have
+arrived and have no first token; max_queued limits it, and turns away. `inside`: requests that the
+engine holds (one of n samples is one); max_running limits it, and makes wait, in order of arrival.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fairlane.core.types import Rejection
+from fairlane.engines.limits import RateLimits
+from fairlane.engines.tenants import Limits
+
+_MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
+_SENTENCES = {
+    "requests_per_minute": "Your limit of requests per minute is reached.",
+    "tokens_per_minute": "Your limit of tokens per minute is reached.",
+    "queue_full": "Your limit of waiting requests is reached.",
+}
+
+
+class Refused(Exception):
+    """A request that is not served: a status, a code and a sentence for its sender."""
+
+    def __init__(
+        self, status: int, code: str, message: str, rejection: Rejection | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.rejection = rejection  # by a limit: it may come back
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who sent one request.
+
+    client: the scheduler's name for it; None until the adapter that it asks for says so.
+    operator: whether it may see all tenants and control the server.
+    """
+
+    client: str | None
+    operator: bool = False
+    waiting: bool = False
+    refused: Refused | None = None  # once it is
+
+
+class Admission:
+    """Limits on arrival, and counts of what was turned away.
+
+    limits_of: from a client's or group's path to its limits, or None; asked anew each time.
+    """
+
+    def __init__(self, limits_of: Callable[[str], Limits | None]) -> None:
+        self._limits_of = limits_of
+        self.rates = RateLimits(limits_of)
+        self.waiting: dict[str, int] = {}
+        self.rejected: dict[tuple[str, str], int] = {}
+
+    def arrive(self, caller: Caller, now: float) -> None:
+        """Let a request of a known client wait. Raises Refused, with status 429."""
+        assert caller.client is not None, "a caller arrives once it is known"
+        limits = self._limits_of(caller.client)
+        waiting = self.waiting.get(caller.client, 0)
+        rejection = None
+        if limits is not None and limits.max_queued is not None and waiting >= limits.max_queued:
+            rejection = Rejection("queue_full")
+        else:
+            rejection = self.rates.arrive(caller.client, now)
+        if rejection is None:
+            self.waiting[caller.client] = waiting + 1
+            caller.waiting = True
+        else:
+            self._count(caller.client, rejection.reason)
+            raise Refused(429, "rate_limit_exceeded", _SENTENCES[rejection.reason], rejection)
+
+    def served(self, caller: Caller) -> None:
+        """It has its first token, or is gone. Idempotent."""
+        if caller.waiting and caller.client is not None:
+            caller.waiting = False
+            left = self.waiting.pop(caller.client) - 1
+            if left:
+                self.waiting[caller.client] = left
+
+    def _count(self, client: str, reason: str) -> None:
+        known = (client, reason) in self.rejected or len(self.rejected) < _MOST_REASONS
+        key = (client if known else "other", reason)
+        self.rejected[key] = self.rejected.get(key, 0) + 1
+
+
+@dataclass(slots=True)
+class _Inside:
+    count: int = 0
+    turns: dict[asyncio.Future[None], None] = field(default_factory=dict)  # the oldest first
+
+
+class Turns:
+    """At most max_running requests of a client inside the engine; the rest wait for their turn.
+
+    limit_of: from a client's path to its limit, or None.
+    """
+
+    def __init__(self, limit_of: Callable[[str], int | None]) -> None:
+        self._limit_of = limit_of
+        self._inside: dict[str, _Inside] = {}
+
+    def inside(self, client: str) -> int:
+        """How many are inside."""
+        found = self._inside.get(client)
+        return 0 if found is None else found.count
+
+    async def enter(self, client: str) -> None:
+        """Come in, or wait for the client's turn. Whoever came in must `leave`, once."""
+        state = self._inside.setdefault(client, _Inside())
+        limit = self._limit_of(client)
+        if limit is None or (state.count < limit and not state.turns):
+            state.count += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        state.turns[turn] = None
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if state.turns.pop(turn, turn) is None:
+                self._tidy(client, state)
+            else:  # its turn came in the same moment
+                self.leave(client)
+            raise
+
+    def leave(self, client: str) -> None:
+        """Go out, and let the next come in."""
+        state = self._inside[client]
+        state.count -= 1
+        self._let_in(client, state)
+        self._tidy(client, state)
+
+    def limits_changed(self) -> None:
+        """Let in whoever may come in now."""
+        for client, state in self._inside.items():
+            self._let_in(client, state)
+
+    def _let_in(self, client: str, state: _Inside) -> None:
+        limit = self._limit_of(client)
+        while state.turns and (limit is None or state.count < limit):
+            turn = next(iter(state.turns))
+            del state.turns[turn]
+            state.count += 1
+            if not turn.done():
+                turn.set_result(None)
+
+    def _tidy(self, client: str, state: _Inside) -> None:
+        if not state.count and not state.turns:
+            self._inside.pop(client, None)

@@ -1,0 +1,121 @@
+"""The file of tenants: strict to read, whole whatever happens, taken up when it changes."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from fairlane.core.errors import FairlaneError
+from fairlane.engines.tenant_file import TenantStore, change_tenants, read_tenants
+from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tenants.toml"
+
+
+def test_what_is_written_is_read(file: Path) -> None:
+    full = Tenant(
+        'o"dd \\ näme %2F日本',
+        weight=0.1,
+        parent="org",
+        role=Role.GATEWAY,
+        limits=Limits(60, 10_000, 5, 2),
+        keys=(hash_key(new_key(), "2026-01-31"), hash_key(new_key())),
+    )
+    change_tenants(file, lambda tenants: tenants.with_tenant(Tenant("org")).with_tenant(full))
+    assert dict(read_tenants(file)) == {"org": Tenant("org"), full.name: full}
+
+
+def test_the_key_itself_is_not_in_the_file(file: Path) -> None:
+    key = new_key()
+    change_tenants(file, lambda t: t.with_tenant(Tenant("a", keys=(hash_key(key),))))
+    assert key not in file.read_text()
+    assert read_tenants(file).find(key.encode()) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[tenants.a", "not TOML"),
+        ("x = 1", r"must be in tables called \[tenants.NAME\]"),
+        ("tenants = 3", r"must be in tables called \[tenants.NAME\]"),
+        ("[tenants]\na = 3", r'\[tenants."a"\] must be a table'),
+        (
+            "[tenants.a]\nwieght = 2",
+            r'\[tenants."a"\] unknown setting \'wieght\': did you mean wei',
+        ),
+        ("[tenants.a]\nweight = '2'", r'\[tenants."a"\] weight must be a number above 0'),
+        ("[tenants.a]\nrole = 'root'", r'\[tenants."a"\] unknown role \'root\''),
+        ("[tenants.a]\nparent = 3", "parent must be a text in quotes"),
+        ("[tenants.a]\nkeys = ['x']", r"keys must be a list of \{ sha256"),
+        ("[tenants.a]\nkeys = 3", r"keys must be a list of \{ sha256"),
+        ("[tenants.a]\nmax_queued = 0", "max_queued must be a whole number above 0"),
+        ("[tenants.'a/b']", "a name must not contain '/'"),
+        ("[tenants.a]\nparent = 'b'", "the parent 'b' of 'a' is no tenant"),
+    ],
+)
+def test_a_broken_file_is_named_with_what_is_wrong(file: Path, text: str, complaint: str) -> None:
+    file.write_text(text)
+    with pytest.raises(FairlaneError, match=complaint) as error:
+        read_tenants(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_says_how_to_make_it(file: Path) -> None:
+    with pytest.raises(FairlaneError, match="no such file or directory; `fairlane tenants add`"):
+        read_tenants(file)
+
+
+def test_two_who_change_the_file_at_once_lose_nothing(file: Path) -> None:
+    def add(name: str) -> None:
+        change_tenants(file, lambda tenants: tenants.with_tenant(Tenant(name)))
+
+    threads = [threading.Thread(target=add, args=(f"t{i}",)) for i in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(read_tenants(file)) == {f"t{i}" for i in range(20)}
+
+
+def test_a_change_that_is_refused_leaves_the_file(file: Path) -> None:
+    change_tenants(file, lambda tenants: tenants.with_tenant(Tenant("a")))
+    before = file.read_bytes()
+    with pytest.raises(FairlaneError, match="no tenant is called 'b'"):
+        change_tenants(file, lambda tenants: tenants.without_tenant("b"))
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir() if "partial" in path.name] == []
+
+
+def test_the_store_sees_a_change_at_once(file: Path) -> None:
+    key = new_key()
+    change_tenants(file, lambda _: Tenants({"a": Tenant("a", keys=(hash_key(key),))}))
+    store = TenantStore(file)
+    before = store.current()
+    assert store.current() is before
+    change_tenants(file, lambda tenants: tenants.without_key(hash_key(key).id))
+    assert before.find(key.encode()) is not None
+    assert store.current().find(key.encode()) is None
+
+
+def test_the_store_keeps_the_last_good_tenants_and_says_what_is_wrong(file: Path) -> None:
+    change_tenants(file, lambda tenants: tenants.with_tenant(Tenant("a")))
+    store = TenantStore(file)
+    file.write_text("[tenants.b")
+    assert set(store.current()) == {"a"}
+    assert "not TOML" in store.problem
+    file.unlink()
+    assert set(store.current()) == {"a"}
+    assert "no such file" in store.problem
+    change_tenants(file, lambda tenants: tenants.with_tenant(Tenant("c")))
+    assert set(store.current()) == {"c"}
+    assert store.problem == ""
+
+
+def test_the_store_does_not_start_with_a_broken_file(file: Path) -> None:
+    file.write_text("[tenants.b")
+    with pytest.raises(FairlaneError, match="not TOML"):
+        TenantStore(file)
