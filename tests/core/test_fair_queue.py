@@ -186,6 +186,30 @@ def test_a_limit_below_one_is_refused_by_name(option: str) -> None:
         fair("vtc", **{option: 0})
 
 
+# -- advances --------------------------------------------------------------------------------
+
+
+def test_beyond_the_limit_of_advances_tokens_are_charged_as_they_come() -> None:
+    policy = fair("vtc-oracle", true_length=lambda request: 10, max_advance=45.0)
+    enqueue_all(policy, [req(n, "a", 0) for n in range(4)])
+    levels = []
+    for _ in range(3):
+        admit_next(policy)
+        levels.append(counters(policy)["a"])
+    assert levels == [20.0, 40.0, 40.0]  # a third advance of 20 would make 60
+    policy.record_tokens({0: 3, 2: 3}, 0)
+    assert counters(policy)["a"] == 46.0
+    policy.finish(0, 0)  # 14 are given back, and there is room for an advance again
+    assert counters(policy)["a"] == 32.0
+    admit_next(policy)
+    assert counters(policy)["a"] == 52.0
+
+
+def test_a_limit_of_advances_below_zero_is_refused() -> None:
+    with pytest.raises(FairlaneError, match="max_advance must be at least 0"):
+        fair("vtc", max_advance=-1.0)
+
+
 # -- preemption --------------------------------------------------------------------------------
 
 

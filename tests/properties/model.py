@@ -31,6 +31,7 @@ class Book:
     output: int = 0
     covered: Fraction = Fraction(0)
     admission: Fraction | None = None
+    advance: Fraction = Fraction(0)
 
 
 class Model:
@@ -45,10 +46,12 @@ class Model:
         weights: dict[Path, Fraction],
         max_running: int | None,
         max_running_tokens: int | None,
+        max_advance: float | None,
     ) -> None:
         self.cost, self.lift, self.predictor, self.path_of = cost, lift, predictor, path_of
         self.weights = weights
         self.max_running, self.max_running_tokens = max_running, max_running_tokens
+        self.max_advance = max_advance
         self.members: dict[Path, Member] = {}
         self.books: dict[RequestId, Book] = {}
         self.last: dict[Path, Path] = {}  # by group: which child left the order last
@@ -78,7 +81,12 @@ class Model:
         if book.admission is None:
             book.admission = Fraction(self.cost.admission(request.prompt_tokens, cached))
             if self.predictor is not None:
-                book.covered = Fraction(max(0.0, self.predictor.predict(request)))
+                expected = Fraction(max(0.0, self.predictor.predict(request)))
+                advance = self.output(request, Fraction(0), expected)
+                live = [*self.members[path].waiting, *self.members[path].running.values()]
+                outstanding = sum((self.books[r.id].advance for r in live), Fraction(0))
+                if self.max_advance is None or outstanding + advance <= self.max_advance:
+                    book.covered, book.advance = expected, advance
             self.charge(path, book.admission + self.prepaid(request))
         self.reorder(path)
 
@@ -104,7 +112,7 @@ class Model:
         undone = undo and not book.output
         if undone and book.admission is not None:
             self.charge(path, -book.admission - self.prepaid(request))
-            book.admission, book.covered = None, Fraction(0)
+            book.admission, book.covered, book.advance = None, Fraction(0), Fraction(0)
         del self.members[path].running[request.id]
         self.members[path].waiting.insert(0, request)
         self.reorder(path, lifted=not undone, keep_lead=True)

@@ -49,6 +49,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         weights=st.dictionaries(st.sampled_from(CLIENTS), WEIGHTS, max_size=3),
         max_running=st.sampled_from([None, None, 1, 2]),
         max_running_tokens=st.sampled_from([None, None, 40]),
+        max_advance=st.sampled_from([None, 10.0]),
     )
     def build(
         self,
@@ -59,6 +60,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         weights: dict[str, float],
         max_running: int | None,
         max_running_tokens: int | None,
+        max_advance: float | None,
     ) -> None:
         self.path_of = split_path if tree else (lambda client: (client,))
         self.options: dict[str, Any] = {
@@ -68,11 +70,12 @@ class FairQueueMachine(RuleBasedStateMachine):
             "path_of": split_path if tree else None,
             "max_running": max_running,
             "max_running_tokens": max_running_tokens,
+            "max_advance": max_advance,
         }
         self.weights = dict(weights)
         self.policy = FairQueue(weights=self.weights, **self.options)
         by_path = {self.path_of(name): Fraction(weight) for name, weight in weights.items()}
-        limits = (max_running, max_running_tokens)
+        limits = (max_running, max_running_tokens, max_advance)
         self.model = Model(cost, lift, predictor(kind), self.path_of, by_path, *limits)
         self.waiting: dict[RequestId, Request] = {}
         self.running: dict[RequestId, Request] = {}

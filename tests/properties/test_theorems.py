@@ -133,6 +133,20 @@ def test_knowing_the_output_costs_the_bound_no_more_than_what_is_prepaid(
     assert ledger.largest_difference() <= 2 * (one_admission + 2 * MEMORY)
 
 
+@given(sent=waves, limit=st.sampled_from([0.0, 40.0, 400.0]), preempts=st.booleans())
+def test_a_limit_on_advances_bounds_what_wrong_predictions_cost(
+    sent: list[Wave], limit: float, preempts: bool
+) -> None:
+    policy = fresh("vtc-predict", max_advance=limit)
+    ledger = Ledger()
+    policy.watch(ledger)
+    jobs = [job for wave in sent for job in wave.jobs()][:60]
+    Server(policy, MEMORY, preempts=preempts).run(jobs)
+    difference = ledger.largest_difference()
+    target(difference, label="difference")
+    assert difference <= 2 * (half_bound(None, None) + 2 * limit)
+
+
 # -- what no policy can do better, and what unfair ones do worse -----------------------------
 
 
@@ -191,3 +205,24 @@ def test_the_difference_under_unfair_policies_grows_with_time(name: str, jobs: l
     if name == "rpm":
         name = "fcfs"
     assert observed(name, jobs, 100, 3000) > 1.6 * observed(name, jobs, 100, 1500)
+
+
+def test_overshooting_predictions_lose_the_bound_and_a_limit_keeps_one() -> None:
+    """A client teaches the predictor long outputs, then fills the batch with short ones.
+
+    The other comes at that moment, is lifted to a counter full of advances, and waits while they
+    are given back.
+    """
+    jobs = (
+        [Job("sly", 0, 1, 40)] * 5 + [Job("sly", 60, 1, 2)] * 3000 + [Job("late", 61, 1, 2)] * 3000
+    )
+    u = service_bound(200, 1) / 2
+    differences = []
+    for limit in (None, u / 4):
+        policy, auditor = fresh("vtc-predict", max_advance=limit), Auditor()
+        policy.watch(auditor)
+        Server(policy, 200).run(jobs, 200)
+        differences.append(auditor.report().observed)
+    assert differences[0] > 8 * u
+    assert differences[1] <= 2 * (u + u / 2)
+    assert observed("vtc", jobs, 200, 200) <= 2 * u

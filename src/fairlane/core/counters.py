@@ -104,8 +104,8 @@ class Node:
     """
 
     __slots__ = (
-        "base", "charged", "entry", "inner", "lead", "level", "name", "parent", "queue", "running",
-        "seq", "tokens", "weight",
+        "advance", "base", "charged", "entry", "inner", "lead", "level", "name", "parent", "queue",
+        "running", "seq", "tokens", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -121,7 +121,8 @@ class Node:
         self.lead = 0.0  # how far it was behind the least other when it left the heap
         self.queue: ClientQueue[Ticket] = ClientQueue()  # a client's waiting requests
         self.running = 0  # a client's running requests
-        self.tokens = 0  # in the running batch; kept only where that is limited
+        self.tokens = 0  # in the running batch
+        self.advance = 0.0  # what its running requests were charged in advance
 
     def __lt__(self, other: "Node") -> bool:
         """Never: only the old and the new entry of one client tie in counter and seq."""

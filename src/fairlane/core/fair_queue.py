@@ -7,7 +7,8 @@ from idleness is lifted to the others' level, so that nobody saves up service.
 Bounds: with the paper's lift, any two clients that are backlogged over an interval differ by at
 most 2 max(w_p L_in, w_q M) in service per weight, however long the interval (theorem 4.4).
 Drawbacks: output is charged as it is generated, so waves of one client's requests may alternate
-with waves of another's; a predictor charges expected output in advance and smooths this.
+with waves of another's; a predictor charges expected output in advance and smooths this, at the
+price of a wider bound (see max_advance).
 
 Departures from the paper. Counters form a tree: a client is a path of names (organisation, team,
 user), every level is fair by itself, and the paper's flat VTC is a path of length one. Charges
@@ -43,13 +44,14 @@ class FairOptions(TypedDict, total=False):
     gates: Iterable[Gate]
     max_running: int | None
     max_running_tokens: int | None
+    max_advance: float | None
     max_idle: int
 
 
 class Charged(Ticket):
     """A live request, its client, and what it has been charged for."""
 
-    __slots__ = ("admission", "covered", "node", "output")
+    __slots__ = ("admission", "advance", "covered", "node", "output")
 
     def __init__(self, request: Request, node: Node) -> None:
         self.request = request
@@ -57,6 +59,7 @@ class Charged(Ticket):
         self.node = node
         self.output = 0  # tokens delivered
         self.covered = 0.0  # output tokens charged in advance
+        self.advance = 0.0  # what that was
         self.admission: float | None = None  # what its prompt was charged, once admitted
 
     @property
@@ -78,6 +81,10 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     max_running, max_running_tokens: how many requests, or tokens (input and output so far), of
         one client may be in the running batch for it to be admitted more. Remark 4.7 of the
         paper: tightens the bounds, and capacity may stay unused.
+    max_advance: the most service that a client may be charged in advance at one time; a request
+        that would exceed it is charged as its tokens come. A predictor that expects too much makes
+        its client wait and then gives it all back at once, so two clients may differ by
+        2 (U + 2 max_advance). Without a limit that is as much as was ever predicted at one time.
     max_idle: how many idle clients and groups are remembered; beyond, the longest idle are
         forgotten.
     """
@@ -93,6 +100,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         gates: Iterable[Gate] = (),
         max_running: int | None = None,
         max_running_tokens: int | None = None,
+        max_advance: float | None = None,
         max_idle: int = 1_000_000,
     ) -> None:
         super().__init__(tuple(gates))
@@ -103,6 +111,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         ):
             if limit is not None and limit < 1:
                 raise FairlaneError(f"{name} must be at least 1, not {limit}")
+        if max_advance is not None and not max_advance >= 0:
+            raise FairlaneError(f"max_advance must be at least 0, not {max_advance}")
         self._cost: Cost = LinearCost() if cost is None else cost
         self._weights = {n: _positive(n, weight) for n, weight in (weights or {}).items()}
         self._lift = lift
@@ -111,6 +121,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         self._max_running = max_running
         self._max_running_tokens = max_running_tokens
         self._limited = not (max_running is None and max_running_tokens is None)
+        self._max_advance = float("inf") if max_advance is None else max_advance
         self._max_idle = max_idle
         self._young = 0  # idle clients and groups since some were last forgotten
         self._root = Level()
@@ -146,8 +157,12 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             ticket.admission = self._cost.admission(prompt, cached_tokens)
             charge = ticket.admission
             if self._predictor is not None:
-                ticket.covered = max(0.0, self._predictor.predict(ticket.request))
-                charge += self._cost.output(prompt, 0, ticket.covered)
+                expected = max(0.0, self._predictor.predict(ticket.request))
+                advance = self._cost.output(prompt, 0, expected)
+                if node.advance + advance <= self._max_advance:
+                    node.advance += advance
+                    ticket.advance, ticket.covered = advance, expected
+                    charge += advance
             self._charge(node, charge)
         self._reorder(node)
 
@@ -252,6 +267,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def _settle(self, ticket: Charged) -> None:
         """Give back what was prepaid."""
         prepaid = self._prepaid(ticket)
+        ticket.node.advance -= ticket.advance
+        ticket.advance = 0.0
         if prepaid:
             self._charge(ticket.node, -prepaid)
             ticket.covered = ticket.output
