@@ -5,7 +5,7 @@ pair exceeds what it says is the most.
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairlane.core.audit import Auditor
@@ -43,6 +43,7 @@ def drive(name: str, seed: int, clients: int, steps: int, churn: float) -> tuple
 
 
 @pytest.mark.parametrize("name", POLICIES)
+@settings(max_examples=max(20, settings.default.max_examples // 5))
 @given(
     seed=st.integers(0, 10**6),
     clients=st.integers(2, 12),

@@ -147,6 +147,20 @@ def test_a_limit_on_advances_bounds_what_wrong_predictions_cost(
     assert difference <= 2 * (half_bound(None, None) + 2 * limit)
 
 
+@pytest.mark.parametrize(("name", "quanta"), [("drr", 3), ("dlpm", 2)])
+@given(sent=waves, quantum=st.sampled_from([10.0, 400.0, 1000.0]))
+def test_policies_that_pay_quanta_keep_a_bound_wider_by_some_of_them(
+    name: str, quanta: int, sent: list[Wave], quantum: float
+) -> None:
+    policy, auditor = fresh(name, quantum=quantum), Auditor()
+    policy.watch(auditor)
+    jobs = [job for wave in sent for job in wave.jobs()][:60]
+    Server(policy, MEMORY).run(jobs)
+    difference = auditor.report().observed
+    target(difference, label="difference")
+    assert difference <= 2 * half_bound(None, None) + quanta * quantum
+
+
 # -- what no policy can do better, and what unfair ones do worse -----------------------------
 
 
