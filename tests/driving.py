@@ -3,9 +3,17 @@
 from collections.abc import Iterable
 from typing import Any
 
+from hypothesis import settings
+
 from fairlane.core.policy import Policy
 from fairlane.core.types import Request, RequestId
 from fairlane.policies.registry import get_policy
+
+
+def fewer_examples() -> settings:
+    """A fifth of the examples, for tests that run once for every policy."""
+    assert settings.default is not None
+    return settings(max_examples=max(20, settings.default.max_examples // 5))
 
 
 def req(request_id: RequestId, client: str, prompt: int = 10) -> Request:

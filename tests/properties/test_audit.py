@@ -5,12 +5,12 @@ pair exceeds what it says is the most.
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlane.core.audit import Auditor
 from fairlane.core.types import RequestId
-from tests.driving import fresh, req
+from tests.driving import fewer_examples, fresh, req
 from tests.properties.exact_audit import ExactAuditor
 
 POLICIES = ["fcfs", "vtc", "lcf", "vtc-predict", "round-robin", "drr"]
@@ -43,7 +43,7 @@ def drive(name: str, seed: int, clients: int, steps: int, churn: float) -> tuple
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=max(20, settings.default.max_examples // 5))
+@fewer_examples()
 @given(
     seed=st.integers(0, 10**6),
     clients=st.integers(2, 12),

@@ -7,7 +7,6 @@ the same events but is never peeked at except where a host would.
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,7 +19,7 @@ from hypothesis.stateful import (
 from fairlane.core.policy import Policy
 from fairlane.core.types import Outcome, Request, RequestId
 from fairlane.policies.registry import policy_names
-from tests.driving import fresh, req
+from tests.driving import fewer_examples, fresh, req
 
 CLIENTS = st.sampled_from("abcde")
 
@@ -137,5 +136,4 @@ class AnyPolicy(RuleBasedStateMachine):
 def test_no_interleaving_breaks_the_rules(name: str) -> None:
 
     machine = type(f"Any{name}", (AnyPolicy,), {"name": name})
-    fewer = settings(max_examples=max(20, settings.default.max_examples // 5))
-    run_state_machine_as_test(machine, settings=fewer)
+    run_state_machine_as_test(machine, settings=fewer_examples())
