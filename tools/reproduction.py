@@ -1,0 +1,105 @@
+"""Brings docs/reproduction.md up to date: its figures and its tables, from the artifact's files.
+
+python tools/reproduction.py FAIR_BENCH REAL_TRACE.csv
+
+Takes some minutes. What was simulated is kept in out/, so a second time is quick.
+"""
+
+import csv
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from fairlane.experiments.compare import Comparison, Row, compare, error_medians
+from fairlane.experiments.reproduce import reproduce
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reproduction.md"
+OUTPUT = ROOT / "out" / "reproduction"
+FIGURES = ("fig3", "fig4", "fig9", "fig11", "fig13", "fig14")
+PAPER = {  # table 2 of the paper: maximum, average, variance, throughput
+    "FCFS": (759.97, 433.53, 32112, 777),
+    "LCF": (750.49, 323.82, 29089, 778),
+    "VTC": (368.40, 251.66, 6549, 779),
+}
+SHOWN = (
+    "total_time",
+    "mean_first_token_latency",
+    "max_accumulated_service_difference",
+    "table_average_difference",
+)
+
+
+def main() -> None:
+    """Simulate, then replace figures and tables when all went well."""
+    measured, trace = Path(sys.argv[1]), Path(sys.argv[2])
+    comparison = compare(measured)
+    reproduce(measured=measured, trace=trace, output=OUTPUT)
+    page = PAGE.read_text()
+    for name, table in {
+        "errors": error_table(comparison),
+        "files": file_table(comparison),
+        "table2": table2(OUTPUT / "table2.csv"),
+    }.items():
+        block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+        page, found = re.subn(rf"<!-- {name} -->.*<!-- /{name} -->", block, page, flags=re.DOTALL)
+        if not found:
+            sys.exit(f"{PAGE}: no place for {name}")
+    for figure in FIGURES:
+        shutil.copy(OUTPUT / f"{figure}.png", PAGE.parent / "images" / f"{figure}.png")
+    PAGE.write_text(page)
+
+
+def error_table(comparison: Comparison) -> str:
+    """The median error of every metric."""
+    lines = [
+        "| metric | all files | held-out files | measured within the simulated range |",
+        "|---|---:|---:|---:|",
+    ]
+    for one in error_medians(comparison):
+        cells = (f"{one.all_files:.2%}", f"{one.held_out:.2%}", f"{one.in_range} of {one.files}")
+        lines.append(f"| {_words(one.metric)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def file_table(comparison: Comparison) -> str:
+    """The error of the main metrics for every file; a star where a profile was fitted to it."""
+    rows = {(row.file, row.metric): row for row in comparison.rows}
+    lines = [f"| file | {' | '.join(map(_words, SHOWN))} |", f"|---|{'---:|' * len(SHOWN)}"]
+    for experiment in comparison.experiments:
+        name = experiment.file.replace("all_results_", "").removesuffix(".jsonl")
+        cells = [_error(rows[experiment.file, metric]) for metric in SHOWN]
+        lines.append(f"| `{name}`{' *' * experiment.fitted} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table2(path: Path) -> str:
+    """Table 2 of the paper beside ours."""
+    simulated: dict[str, list[str]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            median, low, high = (f"{float(row[name]):,.0f}" for name in ("median", "low", "high"))
+            simulated.setdefault(row["series"], []).append(f"{median} [{low}, {high}]")
+    lines = [
+        "| scheduler | | max | average | variance | tokens/s |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for scheduler, numbers in PAPER.items():
+        paper = " | ".join(f"{number:,.0f}" for number in numbers)
+        lines.append(f"| {scheduler} | paper | {paper} |")
+        lines.append(f"| | simulated | {' | '.join(simulated[scheduler])} |")
+    return "\n".join(lines)
+
+
+def _error(row: Row) -> str:
+    inside = "" if row.low <= row.measured <= row.high else " (out)"
+    return "-" if row.error is None else f"{row.error:+.1%}{inside}"
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ").replace("accumulated service ", "accumulated ")
+
+
+if __name__ == "__main__":
+    main()
