@@ -64,7 +64,7 @@ Written by `python -m tools.guarantees`; the tables are the result of a seeded s
 Service is priced tokens, h(n_p, n_q); with weights everything below is per weight. A client is
 *backlogged* while it has a request waiting. w_p and w_q are the prices of an input and an output
 token, L_in the longest prompt, M the tokens that fit in the running batch, and
-U = max(h(L_in, 0), w_q M). Sheng et al. (OSDI 2024) prove for VTC:
+U = max(w_p L_in, w_q M). Sheng et al. (OSDI 2024) prove for VTC:
 
 | | statement | bound |
 | --- | --- | ---: |
@@ -75,7 +75,10 @@ U = max(h(L_in, 0), w_q M). Sheng et al. (OSDI 2024) prove for VTC:
 | Theorem 4.11 | an idle client's request waits while the n-1 others get at most | 2(n-1)U |
 | Theorem 4.13 | a client's requests are all dispatched that amount to less than | T/n - 5U |
 
-T is the service of the whole server over the interval, n the number of clients.
+T is the service of the whole server over the interval, n the number of clients. Where an input
+token costs more than an output token, U has to be w_q M + (w_p - w_q) L_in: the tests found a
+workload that exceeds the paper's term by a little, because a client's older requests go on
+producing output while a prompt is charged. `service_bound` gives the right one for any cost.
 
 `tests/properties/test_theorems.py` asserts them over random and adversarial workloads: with linear
 and quadratic costs, weights, and hosts that preempt (4.3, 4.4, 4.9). `tests/simulator/` asserts 4.4

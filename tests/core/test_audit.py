@@ -88,14 +88,20 @@ def test_organisations_can_be_audited_instead_of_clients() -> None:
     assert (report.observed, report.between) == (40.0, ("x", "y"))
 
 
-def test_the_bound_is_twice_the_larger_of_the_longest_prompt_and_a_full_batch() -> None:
+def test_the_bound_is_twice_what_a_full_batch_is_worth() -> None:
     assert service_bound(10_000, 1_000) == 2 * 2 * 10_000
-    assert service_bound(100, 1_000) == 2 * 1_000
+    assert service_bound(100, 1_000) == 2 * 1_000  # a prompt that never fits
     assert service_bound(100, 1_000, LinearCost(1, 30)) == 2 * 30 * 100
     assert service_bound(10_000, 1_000, least_weight=0.5) == 4 * 2 * 10_000
     h = QuadraticCost()
-    expected = 2 * 1000 * h.output(256, 0, 512) / 512
+    a_token = h.output(256, 0, 512) / 512
+    expected = 2 * (1000 * a_token + h.constant)  # more than a prompt of 256 is dearer by
     assert service_bound(1000, 256, h, longest_output=512) == pytest.approx(expected)
+
+
+def test_dear_prompts_add_to_the_bound() -> None:
+    """A prompt of 40 at 10 each, and 160 output tokens beside it at 1 each."""
+    assert service_bound(200, 40, LinearCost(10, 1)) == 2 * (40 * 10 + 160)
 
 
 def test_memory_is_bounded_by_who_is_there() -> None:

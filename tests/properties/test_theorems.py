@@ -1,6 +1,7 @@
 """The paper's theorems about VTC, asserted over random and adversarial workloads on a small server.
 
-U = max(h(L_in, 0), w_q M); with weights everything is per weight and U grows by 1 / least weight.
+U is what `service_bound` halves; with weights everything is per weight and U grows by 1 / least
+weight.
 """
 
 from collections.abc import Mapping
@@ -105,6 +106,15 @@ def test_lemma_4_3_and_theorems_4_4_and_4_9(
     assert spread <= u
     assert difference <= 2 * u
     assert lag <= 4 * u
+
+
+def test_where_prompts_are_dear_the_papers_u_is_too_small() -> None:
+    """max(w_p L_in, w_q M) leaves out that a client's output goes on beside a prompt's charge."""
+    sent = [Wave("c0", 0, 1, 1, 1, 1, 1), Wave("c0", 132, 40, 13, 1, 1, 4)]
+    sent.append(Wave("c1", 108, 25, 12, 2, 8, 5))
+    cost = LinearCost(10, 1)
+    _, spread = serve(sent, cost=cost)
+    assert max(10 * LONGEST, MEMORY) < spread <= half_bound(cost, None)
 
 
 @given(sent=waves, cost=COSTS)

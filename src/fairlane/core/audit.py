@@ -7,7 +7,7 @@ which both are backlogged, that is, have requests waiting. It answers with three
 
   observed  the largest difference that did occur, and between whom
   at most   no difference can have been larger
-  bound     what VTC guarantees: 2U, U = max(h(L_in, 0), w_q M), per weight
+  bound     what VTC guarantees: 2U per weight, see `service_bound`
 
 The maximum over all pairs takes a number for each pair. So up to 32 backlogged clients are compared
 pair by pair, exactly; while more are backlogged, the others wait to be taken up, and `observed` may
@@ -55,11 +55,18 @@ def service_bound(
 ) -> float:
     """2U of theorem 4.4, per weight, for any cost that grows ever faster with the output.
 
+    U is what a client's counter may gain on the least one after it was admitted last: the price
+    of a prompt, and of the output that fits in the rest of the memory. That is w_q M, the paper's
+    max(w_p L_in, w_q M), unless an input token costs more than an output token; then it is
+    w_q M + (w_p - w_q) L_in, and the paper's term would be too small.
+
     longest_output: matters only for costs whose later tokens cost more.
     """
     h: Cost = LinearCost() if cost is None else cost
     a_token = h.output(longest_prompt, 0, longest_output) / longest_output
-    return 2 * max(h.admission(longest_prompt), memory_tokens * a_token) / least_weight
+    dearer = max(h.admission(n) - a_token * n for n in (0, longest_prompt))
+    u = max(h.admission(longest_prompt), a_token * memory_tokens + max(0.0, dearer))
+    return 2 * u / least_weight
 
 
 class _Race:
