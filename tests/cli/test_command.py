@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -214,6 +215,22 @@ def test_traces(tmp_path: Path) -> None:
     answer(tmp_path, "trace", "import", "run.jsonl", "replayed.csv")
     assert (tmp_path / "replayed.csv").read_bytes() == (tmp_path / "made.csv").read_bytes()
     assert "per minute" in answer(tmp_path, "trace", "info", "made.csv")
+
+
+class _Call:
+    """Pickled, it asks whoever reads it to write a file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.write_text, (Path("done.txt"), "ran")
+
+
+def test_a_pickle_is_read_without_running_what_it_asks_for(
+    tmp_path: Path, fail: Callable[..., str]
+) -> None:
+    (tmp_path / "real_trace.pkl").write_bytes(pickle.dumps([_Call()]))
+    errors = fail("trace", "import", "real_trace.pkl", "trace.csv")
+    assert errors.startswith("fairlane: real_trace.pkl: asks for pathlib")
+    assert [path.name for path in tmp_path.iterdir()] == ["real_trace.pkl"]
 
 
 def test_plot_and_demo(tmp_path: Path, trace: Path) -> None:

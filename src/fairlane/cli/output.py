@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -51,7 +51,8 @@ def _print_drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], title: s
 
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE)
     for column in columns:
-        table.add_column(column.rstrip(), justify="left" if column.endswith(" ") else "right")
+        side: Literal["left", "right"] = "left" if column.endswith(" ") else "right"
+        table.add_column(column.rstrip(), justify=side, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(markup=False, highlight=False).print(table)
