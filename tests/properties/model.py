@@ -22,6 +22,7 @@ class Member:
     running: dict[RequestId, Request] = field(default_factory=dict)
     in_order: bool = False
     lead: Fraction = Fraction(0)
+    idle_since: int | None = None  # how often was forgotten before it went idle
 
 
 @dataclass
@@ -47,19 +48,27 @@ class Model:
         max_running: int | None,
         max_running_tokens: int | None,
         max_advance: float | None,
+        max_idle: int,
     ) -> None:
         self.cost, self.lift, self.predictor, self.path_of = cost, lift, predictor, path_of
         self.weights = weights
         self.max_running, self.max_running_tokens = max_running, max_running_tokens
-        self.max_advance = max_advance
+        self.max_advance, self.max_idle = max_advance, max_idle
+        self.known = 0
+        self.forgettings = 0
+        self.start: dict[Path, Fraction] = {}  # by group: where unknown members begin
         self.members: dict[Path, Member] = {}
         self.books: dict[RequestId, Book] = {}
-        self.last: dict[Path, Path] = {}  # by group: which child left the order last
+        self.last: dict[Path, Member] = {}  # by group: which child left the order last
 
     def enqueue(self, request: Request) -> None:
         path = self.path_of(request.client)
         for depth in range(1, len(path) + 1):
-            self.members.setdefault(path[:depth], Member(len(self.members)))
+            name = path[:depth]
+            if name not in self.members:
+                self.known += 1
+                self.members[name] = Member(self.known, self.start.get(name[:-1], Fraction(0)))
+            self.members[name].idle_since = None
         self.members[path].waiting.append(request)
         self.books[request.id] = Book()
         self.reorder(path)
@@ -129,6 +138,7 @@ class Model:
             self.predictor.observe(request, book.output)
         del self.books[request.id]
         self.reorder(path)
+        self.retire(path)
 
     def set_weight(self, path: Path, weight: Fraction) -> None:
         """What is prepaid is taken back at the old weight and charged at the new one."""
@@ -144,6 +154,39 @@ class Model:
             )
             self.members[path].counter += prepaid / weight - prepaid / self.weight(path)
         self.weights[path] = weight
+
+    def restart(self) -> None:
+        """Everyone is idle; how long is not remembered, nor is what will not be asked again."""
+        for member in self.members.values():
+            member.idle_since, member.lead = self.forgettings, Fraction(0)
+
+    def retire(self, path: Path) -> None:
+        """Clients without requests, and groups without others, go idle; then some are forgotten."""
+        for depth in range(len(path), 0, -1):
+            name = path[:depth]
+            inside = [m for p, m in self.members.items() if p[:depth] == name]
+            if any(m.waiting or m.running for m in inside):
+                break
+            self.members[name].idle_since = self.forgettings
+        young = [m for m in self.members.values() if m.idle_since == self.forgettings]
+        if young and 2 * len(young) >= self.max_idle and not self.live(path):
+            self.forgettings += 1
+            self.forget()
+
+    def live(self, path: Path) -> bool:
+        return bool(self.members[path].waiting or self.members[path].running)
+
+    def forget(self) -> None:
+        """Drop who was idle when two forgettings began, and raise where unknown ones begin."""
+        for name, member in list(self.members.items()):
+            if member.idle_since is not None and self.forgettings - member.idle_since >= 2:
+                del self.members[name]
+                group = name[:-1]
+                self.start[group] = max(self.start.get(group, Fraction(0)), member.counter)
+        for group in {*self.start, *self.last}:
+            if group and group not in self.members:
+                self.start.pop(group, None)
+                self.last.pop(group, None)
 
     # -- in terms of which all that is said --------------------------------------------------
 
@@ -192,14 +235,14 @@ class Model:
                 member.in_order = True
             else:
                 member.in_order = False
-                self.last[group] = child
+                self.last[group] = member
                 member.lead = max(Fraction(0), min(others, default=member.counter) - member.counter)
 
     def raise_to_others(self, child: Path, others: list[Fraction], lead: Fraction) -> None:
         last = self.last.get(child[:-1])
         floor = self.lift(
             float(min(others)) if others else None,
-            None if last is None else float(self.members[last].counter),
+            None if last is None else float(last.counter),
         )
         if floor is not None:
             member = self.members[child]

@@ -50,6 +50,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         max_running=st.sampled_from([None, None, 1, 2]),
         max_running_tokens=st.sampled_from([None, None, 40]),
         max_advance=st.sampled_from([None, 10.0]),
+        max_idle=st.sampled_from([1000, 1000, 1, 2, 3, 5]),
     )
     def build(
         self,
@@ -61,6 +62,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         max_running: int | None,
         max_running_tokens: int | None,
         max_advance: float | None,
+        max_idle: int,
     ) -> None:
         self.path_of = split_path if tree else (lambda client: (client,))
         self.options: dict[str, Any] = {
@@ -71,11 +73,12 @@ class FairQueueMachine(RuleBasedStateMachine):
             "max_running": max_running,
             "max_running_tokens": max_running_tokens,
             "max_advance": max_advance,
+            "max_idle": max_idle,
         }
         self.weights = dict(weights)
         self.policy = FairQueue(weights=self.weights, **self.options)
         by_path = {self.path_of(name): Fraction(weight) for name, weight in weights.items()}
-        limits = (max_running, max_running_tokens, max_advance)
+        limits = (max_running, max_running_tokens, max_advance, max_idle)
         self.model = Model(cost, lift, predictor(kind), self.path_of, by_path, *limits)
         self.waiting: dict[RequestId, Request] = {}
         self.running: dict[RequestId, Request] = {}
@@ -153,6 +156,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         saved = json.loads(json.dumps(self.policy.save()))
         self.policy = FairQueue(weights=self.weights, **self.options)
         self.policy.restore(saved)
+        self.model.restart()
 
     @precondition(lambda self: self.running or self.waiting)
     @rule()

@@ -88,13 +88,20 @@ class Level:
             self.heap = [entry for entry in self.heap if entry is entry[2].entry]
             heapify(self.heap)
 
+    def count_young(self) -> int:
+        """How many went idle since the last forgetting, here and in idle groups below."""
+        groups = (inner for _, _, inner in self.young.values() if inner is not None)
+        return len(self.young) + sum(inner.count_young() for inner in groups)
+
     def forget_old(self) -> None:
-        """Forget who has been idle for two generations, here and in the groups below."""
+        """Forget who has been idle for two generations, here and in all groups below."""
         self.start = max(self.start, max((idle[0] for idle in self.old.values()), default=0.0))
+        groups = [idle[2] for idle in self.young.values()]
+        groups += [child.inner for child in self.children.values()]
+        for inner in groups:
+            if inner is not None:
+                inner.forget_old()
         self.old, self.young = self.young, {}
-        for child in self.children.values():
-            if child.inner is not None:
-                child.inner.forget_old()
 
 
 class Node:

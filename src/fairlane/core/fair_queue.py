@@ -317,7 +317,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if self._tickets or self._root.seq:
             raise FairlaneError("counters can only be restored into a policy that was not used yet")
         self._root = load_level(saved)
-        self._young = len(self._root.young)
+        self._young = self._root.count_young()
 
     def _prepaid_below(self) -> dict[Node, float]:
         """Outstanding prepayments by client and group. O(live requests)."""
@@ -357,8 +357,6 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             if idle is None:
                 level.seq += 1
                 idle = (level.start, level.seq, None)
-            elif idle[2] is not None:
-                idle[2].forget_old()  # its members have been idle as long as it has
         node = Node(key, parent, level, self._weights.get(path, 1.0), idle)
         level.children[key] = node
         return node
