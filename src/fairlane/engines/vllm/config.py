@@ -20,6 +20,7 @@
     [weights]
     alice = 2.0
 
+What access.py describes (tenants, limits, metrics, more of [identity]) is in the same file.
 Without the variable everything is as above, without weights. Every mistake is one line that names
 file, section and key.
 """
@@ -35,6 +36,8 @@ from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError
 from fairlane.core.fair_queue import split_path
 from fairlane.core.policy import Policy
+from fairlane.engines.vllm.access import TABLES as ACCESS_TABLES
+from fairlane.engines.vllm.access import Access
 from fairlane.policies.registry import get_policy
 
 VARIABLE = "FAIRLANE_CONFIG"
@@ -102,6 +105,7 @@ class FairlaneConfig:
     )
     identity: IdentitySection = field(default_factory=IdentitySection)
     weights: Mapping[str, float] = field(default_factory=dict)
+    access: Access = field(default_factory=Access)
 
     @classmethod
     def from_environment(cls) -> "FairlaneConfig":
@@ -119,11 +123,16 @@ class FairlaneConfig:
             raise ConfigError(f"{path}: cannot be read ({reason}); see {VARIABLE}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
-        parsed: dict[str, Any] = {}
+        try:
+            parsed: dict[str, Any] = {"access": Access.parse(tables, Path(path).parent)}
+        except FairlaneError as error:
+            raise ConfigError(f"{path}: {error}") from None
         for section, table in tables.items():
+            if section in ACCESS_TABLES:
+                continue
             reader = _READERS.get(section)
             if reader is None or not isinstance(table, dict):
-                known = ", ".join(f"[{name}]" for name in _READERS)
+                known = ", ".join(f"[{name}]" for name in (*_READERS, *ACCESS_TABLES))
                 raise ConfigError(f"{path}: unknown section [{section}]; known: {known}")
             try:
                 parsed["cost" if section == "prices" else section] = reader(table)
@@ -188,8 +197,11 @@ def _known(table: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _identity(table: dict[str, Any]) -> IdentitySection:
-    kinds = {"anonymous": str, "lora": bool}
-    return IdentitySection(**{k: _typed(k, v, kinds[k]) for k, v in _known(table, kinds).items()})
+    """What the scheduler needs of it; access.py has read it all."""
+    default = IdentitySection()
+    return IdentitySection(
+        table.get("anonymous") or default.anonymous, table.get("lora", default.lora)
+    )
 
 
 def _weights(table: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,133 @@
+"""Who a request is from, by its headers alone. Bodies and URLs say nothing about identity.
+
+In this order:
+1. An API key, as `Authorization: Bearer KEY` or `x-api-key: KEY`. A wrong key is refused, never
+   taken for no key. The key of a gateway may name the client in a header.
+2. Without a key, and where that is configured: the LoRA adapter that the request asks for, which
+   the engine's door reads (frontend.py).
+3. Without either: the shared anonymous client, where there is one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from fairlane.engines.admission import Caller, Refused
+from fairlane.engines.tenants import (
+    MAX_KEY_BYTES,
+    MAX_NAME_LENGTH,
+    Role,
+    Tenant,
+    TenantError,
+    Tenants,
+    check_name,
+)
+
+Headers = Iterable[tuple[bytes, bytes]]
+_MOST_NAME_BYTES = 4 * MAX_NAME_LENGTH
+_MOST_QUERY_PARTS = 100
+
+
+@dataclass(frozen=True)
+class IdentityRules:
+    """How requests are told apart.
+
+    anonymous: the client of requests without a key, or None to refuse them.
+    adapters: whether requests without a key are told apart by their LoRA adapter.
+    header: in which a gateway names the client, in lower case.
+    """
+
+    anonymous: str | None
+    adapters: bool = False
+    header: str = "x-fairlane-client"
+
+    def identify(self, headers: Headers, tenants: Tenants) -> Caller:
+        """The caller of a request. Its client is None where the adapter will tell.
+
+        Raises Refused, and never repeats in its message what was sent.
+        """
+        found = _collect(headers, (b"authorization", b"x-api-key", self.header.encode()))
+        key = _key(found[b"authorization"], found[b"x-api-key"])
+        if key is None:
+            return self._without_key(tenants)
+        tenant = tenants.find(key)
+        if tenant is None:
+            raise Refused(401, "invalid_api_key", "The API key is not known to this server.")
+        if tenant.role is Role.GATEWAY:
+            return Caller(tenants.path(_named(found[self.header.encode()], tenant)))
+        return Caller(tenants.path(tenant.name), operator=tenant.role is Role.OPERATOR)
+
+    def by_adapter(self, adapter: str | None, tenants: Tenants) -> str:
+        """The client of a request without a key that asks for `adapter`, or for none.
+
+        Raises Refused where the name is that of a tenant who has keys, or of a group.
+        """
+        if adapter is None:
+            return tenants.path(self._anonymous())
+        tenant = tenants.get(adapter)
+        if tenant is not None and (
+            tenant.keys or any(t.parent == adapter for t in tenants.values())
+        ):
+            raise Refused(401, "missing_api_key", "This model needs its tenant's API key.")
+        return tenants.path(adapter)
+
+    def _without_key(self, tenants: Tenants) -> Caller:
+        return Caller(None if self.adapters else tenants.path(self._anonymous()))
+
+    def _anonymous(self) -> str:
+        if self.anonymous is None:
+            raise Refused(
+                401, "missing_api_key", "Send your API key as 'Authorization: Bearer KEY'."
+            )
+        return self.anonymous
+
+
+def key_in_url(query: bytes, tenants: Tenants) -> bool:
+    """Whether a query string holds an API key of this server: it is in the logs then."""
+    if len(query) < 32:
+        return False
+    parts = parse_qsl(query.decode("latin-1")[: 8 * MAX_KEY_BYTES], encoding="latin-1")
+    values = [value.encode("latin-1", "replace") for _, value in parts[:_MOST_QUERY_PARTS]]
+    return any(len(value) >= 32 and tenants.find(value) is not None for value in values)
+
+
+def _collect(headers: Headers, names: tuple[bytes, ...]) -> dict[bytes, bytes | None]:
+    """The headers of these names. Raises Refused when one is sent twice."""
+    found: dict[bytes, bytes | None] = dict.fromkeys(names)
+    for name, value in headers:
+        if name in found:
+            if found[name] is not None:
+                raise Refused(400, "repeated_header", f"The header {name.decode()} is repeated.")
+            found[name] = value
+    return found
+
+
+def _key(authorization: bytes | None, x_api_key: bytes | None) -> bytes | None:
+    """The API key that was sent, in one way or in two that agree."""
+    bearer = None
+    if authorization is not None:
+        scheme, _, rest = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not rest.strip():
+            raise Refused(401, "invalid_api_key", "The Authorization header must be 'Bearer KEY'.")
+        bearer = rest.strip()
+    if bearer is not None and x_api_key is not None and bearer != x_api_key:
+        raise Refused(400, "two_api_keys", "Two different API keys were sent; send one.")
+    return bearer if bearer is not None else x_api_key
+
+
+def _named(value: bytes | None, gateway: Tenant) -> str:
+    """The client that a gateway names; the gateway itself when it names none."""
+    if value is None:
+        return gateway.name
+    try:
+        if len(value) > _MOST_NAME_BYTES:
+            raise TenantError("too long")
+        name = value.decode("utf-8")
+        check_name(name)
+    except (UnicodeDecodeError, TenantError):
+        raise Refused(
+            400,
+            "invalid_client",
+            "The client's name must be 1 to 200 printable characters, UTF-8 in form NFC.",
+        ) from None
+    return name

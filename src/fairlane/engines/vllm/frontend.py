@@ -1,0 +1,200 @@
+"""The one door between vLLM's API server and its engine, and who may pass it as whom.
+
+Whatever route a request came by, the API server hands it to the engine by a call of
+`engine_core.add_request_async`. The door stands there: it writes the client into the request, over
+anything that a body or a header may have put in that place, and passes nothing whose sender is
+unknown. Who that is, the middleware noted in a context variable; tasks inherit it.
+
+Names of vLLM's API server that are not public, all of them used here alone: the engine client's
+`engine_core.add_request_async`, `.abort_requests_async`, `.call_utility_async` (and `_all_`) and
+`output_processor.process_outputs`, `.abort_requests`. A server that lacks one does not start.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from fairlane.core.errors import FairlaneError
+from fairlane.engines.admission import Admission, Caller, Refused, Turns
+from fairlane.engines.vllm.clients import label
+
+log = logging.getLogger("vllm.fairlane")
+CALLER: ContextVar[Caller | None] = ContextVar("fairlane_caller", default=None)
+_ANSWER_S = 60.0  # how long the engine may take to answer while it starts
+_NEEDED = {
+    "engine_core": ("add_request_async", "abort_requests_async", "call_utility_async"),
+    "output_processor": ("process_outputs", "abort_requests"),
+}
+
+
+class TurnedAway(ValueError):
+    """A request that the door does not pass; the middleware answers in the server's place."""
+
+
+@dataclass(slots=True)
+class _Inside:
+    client: str
+    caller: Caller
+
+
+class EngineDoor:
+    """Stands before one engine client; see the module.
+
+    by_adapter: from the adapter that a caller without a key asks for to the client; may raise.
+    """
+
+    def __init__(
+        self,
+        engine_client: Any,
+        admission: Admission,
+        turns: Turns,
+        by_adapter: Callable[[str | None], str],
+        clock: Callable[[], float],
+    ) -> None:
+        for part, names in _NEEDED.items():
+            for name in names:
+                if not hasattr(getattr(engine_client, part, None), name):
+                    raise FairlaneError(
+                        f"this vLLM has no {part}.{name}: its front end is none that Fairlane "
+                        "guards; see docs/vllm.md for the versions and front ends that it does"
+                    )
+        self._core = engine_client.engine_core
+        self._outputs = engine_client.output_processor
+        self._admission = admission
+        self._turns = turns
+        self._by_adapter = by_adapter
+        self._clock = clock
+        self._inside: dict[str, _Inside] = {}
+        self._add = self._core.add_request_async
+        self._abort = self._core.abort_requests_async
+        self._process = self._outputs.process_outputs
+
+    def close_in(self) -> None:
+        """From now on nothing reaches the engine but through this door."""
+        self._core.add_request_async = self.add_request
+        self._core.abort_requests_async = self.abort_requests
+        self._outputs.process_outputs = self.process_outputs
+
+    # -- in place of the engine client's own -------------------------------------------------
+
+    async def add_request(self, request: Any) -> None:
+        """Name the client of a request and pass it, when it is its turn.
+
+        A request that goes on (streamed input) keeps its turn. Raises TurnedAway.
+        """
+        request_id = str(request.request_id)
+        try:
+            caller, client = self._client_of(request)
+            label(request.sampling_params or request.pooling_params, client)
+            known = request_id in self._inside
+            if not known and not getattr(request, "abort_immediately", False):
+                await self._turns.enter(client)
+                self._inside[request_id] = _Inside(client, caller)
+            self._admission.rates.take_tokens(client, _prompt_tokens(request), self._clock())
+            await self._add(request)
+        except BaseException:
+            self._leave(request_id)
+            self._outputs.abort_requests([request_id], True)  # it was noted there before it came
+            raise
+
+    async def abort_requests(self, request_ids: Sequence[str]) -> None:
+        """Let go of aborted requests."""
+        for request_id in request_ids:
+            self._leave(request_id)
+        await self._abort(request_ids)
+
+    def process_outputs(self, outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """Count the tokens that were delivered, and let go of requests that are finished."""
+        tokens: dict[str, int] = {}
+        for output in outputs:
+            inside = self._inside.get(output.request_id)
+            if inside is not None:
+                if inside.caller.waiting:
+                    self._admission.served(inside.caller)
+                client = inside.client
+                tokens[client] = tokens.get(client, 0) + len(output.new_token_ids)
+                if output.finish_reason is not None:
+                    self._leave(output.request_id)
+        now = self._clock()
+        for client, count in tokens.items():
+            self._admission.rates.take_tokens(client, count, now)
+        return self._process(outputs, *args, **kwargs)
+
+    # -- who it is ---------------------------------------------------------------------------
+
+    def _client_of(self, request: Any) -> tuple[Caller, str]:
+        caller = CALLER.get()
+        if caller is None:
+            log.error("a request reached the engine whose sender is unknown; it was turned away")
+            raise TurnedAway("the sender of this request is unknown")
+        if caller.refused is None and caller.client is None:
+            lora = request.lora_request
+            try:
+                caller.client = self._by_adapter(None if lora is None else str(lora.lora_name))
+                self._admission.arrive(caller, self._clock())
+            except Refused as refused:
+                caller.refused = refused
+        if caller.refused is not None or caller.client is None:
+            raise TurnedAway(str(caller.refused))
+        return caller, caller.client
+
+    def _leave(self, request_id: str) -> None:
+        inside = self._inside.pop(request_id, None)
+        if inside is not None:
+            self._turns.leave(inside.client)
+
+
+def _prompt_tokens(request: Any) -> int:
+    if request.prompt_token_ids is not None:
+        return len(request.prompt_token_ids)
+    return 0 if request.prompt_embeds is None else len(request.prompt_embeds)
+
+
+# -- the scheduler's process ------------------------------------------------------------------
+
+
+async def ask_engine(engine_client: Any, method: str, *args: Any, timeout_s: float) -> list[Any]:
+    """Call a method of every scheduler process and give their answers.
+
+    Raises TimeoutError; or what the engine raised, such as for a method that it does not have.
+    """
+    core = engine_client.engine_core
+    call_all = getattr(core, "call_utility_all_async", None)
+    async with asyncio.timeout(timeout_s):
+        if call_all is not None:
+            return list(await call_all(method, *args))
+        return [await core.call_utility_async(method, *args)]
+
+
+async def set_weights(engine_client: Any, weights: Mapping[str, float]) -> None:
+    """Tell the schedulers what each client weighs. Raises FairlaneError where there are none."""
+    try:
+        await ask_engine(engine_client, "fairlane_set_weights", dict(weights), timeout_s=_ANSWER_S)
+    except Exception as error:
+        raise FairlaneError(
+            "the scheduler does not answer as Fairlane's does; start the server with "
+            f"--scheduler-cls fairlane.engines.vllm.scheduler ({type(error).__name__}: {error})"
+        ) from error
+
+
+def refuse_unguarded_front_ends(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+) -> None:
+    """Raise FairlaneError when requests would come in by a way that has no middleware."""
+    arguments = sys.argv if arguments is None else arguments
+    environment = os.environ if environment is None else environment
+    if any(a == "--grpc" or a.startswith(("--grpc=", "--grpc-port")) for a in arguments):
+        raise FairlaneError(
+            "the gRPC front end passes by the middleware that says who a client is; "
+            "leave out --grpc"
+        )
+    if environment.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
+        raise FairlaneError(
+            "the Rust front end passes by the middleware that says who a client is; "
+            "unset VLLM_USE_RUST_FRONTEND"
+        )

@@ -1,0 +1,248 @@
+"""A server with the middleware in front of a small ASGI application, over real sockets.
+
+The application hands every POST to an engine client of vLLM's shape, together with all that a
+sender may forge, and answers with the client that the engine was told.
+"""
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import uvicorn
+
+from fairlane.engines.tenant_file import change_tenants
+from fairlane.engines.tenants import Limits, Role, Tenant, hash_key, new_key
+from fairlane.engines.vllm.access import Access
+from fairlane.engines.vllm.answers import Message, Receive, Scope, Send
+from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
+from fairlane.engines.vllm.middleware import Identity
+
+
+class Engine:
+    """An engine client with the methods that the door stands in front of."""
+
+    def __init__(self) -> None:
+        self.engine_core = self
+        self.output_processor = SimpleNamespace(
+            process_outputs=lambda *_, **__: None, abort_requests=self._forget
+        )
+        self.clients: list[str | None] = []  # of requests, as the scheduler would read them
+        self.weights: dict[str, float] = {}
+        self.snapshot: dict[str, Any] = {"policy": "vtc", "clients": {}}
+        self.broken = False
+        self.forgotten: list[str] = []
+        self.output_tokens = 1
+        self.held: asyncio.Event | None = None
+        self._ended: dict[str, asyncio.Event] = {}
+
+    async def add_request_async(self, request: Any) -> None:
+        self.clients.append(client_of(request))
+        ended = self._ended[request.request_id] = asyncio.Event()
+        asyncio.get_running_loop().create_task(self._work(request.request_id, ended))
+
+    async def _work(self, request_id: str, ended: asyncio.Event) -> None:
+        if self.held is not None:
+            await self.held.wait()
+        output = SimpleNamespace(
+            request_id=request_id,
+            new_token_ids=[0] * self.output_tokens,
+            finish_reason="stop",
+        )
+        self.output_processor.process_outputs([output], None)
+        ended.set()
+
+    async def finished(self, request_id: str) -> None:
+        await self._ended[request_id].wait()
+
+    async def abort_requests_async(self, request_ids: Sequence[str]) -> None:
+        self._forget(list(request_ids), True)
+
+    def _forget(self, request_ids: list[str], internal: bool) -> list[str]:
+        self.forgotten += request_ids
+        return request_ids
+
+    async def call_utility_async(self, method: str, *args: Any) -> Any:
+        if self.broken:
+            raise RuntimeError(f"no method {method}")
+        if method == "fairlane_set_weights":
+            self.weights.update(args[0])
+            return None
+        return json.loads(json.dumps(self.snapshot))
+
+
+class Application:
+    """Every POST makes requests for the engine, as many as its body says."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._made = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+        elif scope["type"] == "http":
+            status, answer = await self._answer(scope, await _body(receive))
+            body = answer.encode()
+            headers = [(b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, body: bytes) -> tuple[int, str]:
+        if scope["method"] != "POST":
+            return 200, "stock_metric 1\n" if scope["path"].startswith("/metrics") else "fine"
+        sent = json.loads(body or b"{}")
+        before = len(self._engine.clients)
+        requests = [self._request(sent) for _ in range(sent.get("n", 1))]
+        try:
+            for request in requests:
+                await asyncio.create_task(self._engine.engine_core.add_request_async(request))
+            for request in requests:
+                await self._engine.finished(request.request_id)
+        except ValueError as error:
+            return 500, str(error)
+        return 200, json.dumps(self._engine.clients[before:])
+
+    def _request(self, sent: dict[str, Any]) -> Any:
+        self._made += 1
+        sampling = SimpleNamespace(extra_args=sent.get("vllm_xargs"))
+        pooling = SimpleNamespace(extra_kwargs=sent.get("vllm_xargs"))
+        pools = sent.get("pool", False)
+        adapter = sent.get("model")
+        return SimpleNamespace(
+            request_id=f"request-{self._made}",
+            sampling_params=None if pools else sampling,
+            pooling_params=pooling if pools else None,
+            prompt_token_ids=[0] * sent.get("prompt_tokens", 1),
+            lora_request=None if adapter is None else SimpleNamespace(lora_name=adapter),
+        )
+
+
+async def _body(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message: Message = await receive()
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return body
+
+
+class Server:
+    """A running server, and a client to talk to it."""
+
+    def __init__(self, access: Access, engine: Engine) -> None:
+        self.engine = engine
+        self.now = 1000.0
+        self.identity = Identity(Application(engine), access, lambda: self.now)
+        self.state = SimpleNamespace(engine_client=engine)
+        self.port = 0
+        self.exit_status: object = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Starlette: the application puts itself into the scope, then asks its middleware."""
+        scope["app"] = self
+        await self.identity(scope, receive, send)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str | bytes] | None = None,
+        body: Any = None,
+    ) -> tuple[int, dict[str, str], str]:
+        """Status, headers in lower case, body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            sent = None if body is None else json.dumps(body)
+            connection.request(method, path, sent, headers or {})
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, found, answer.read().decode()
+        finally:
+            connection.close()
+
+    def send(
+        self, key: str | None, body: Any = None, path: str = "/v1/completions", **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
+        """A POST with an API key."""
+        named: dict[str, str | bytes] = {k.replace("_", "-"): v for k, v in headers.items()}
+        if key is not None:
+            named["Authorization"] = f"Bearer {key}"
+        status, found, text = self.request("POST", path, named, body or {})
+        return status, found, json.loads(text) if text.startswith(("{", "[")) else text
+
+
+@contextmanager
+def running(access: Access, engine: Engine | None = None) -> Iterator[Server]:
+    """Start a server; it is stopped when the block ends."""
+    server = Server(access, engine or Engine())
+    config = uvicorn.Config(
+        server, "127.0.0.1", 0, log_level="critical", lifespan="on", timeout_graceful_shutdown=1
+    )
+    process = uvicorn.Server(config)
+    started = threading.Event()
+
+    async def serve() -> None:
+        config.load()
+        process.lifespan = config.lifespan_class(config)
+        try:
+            await process.startup()
+        except SystemExit as end:
+            server.exit_status = end.code
+            return
+        finally:
+            started.set()
+        await process.main_loop()
+        await process.shutdown()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    assert started.wait(30)
+    try:
+        if server.exit_status is None:
+            server.port = process.servers[0].sockets[0].getsockname()[1]
+        yield server
+    finally:
+        process.should_exit = True
+        thread.join(30)
+
+
+class Town:
+    """A configuration in a folder, with the keys of its tenants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "tenants.toml"
+        self.keys: dict[str, str] = {}
+        self._folder = folder
+
+    def add(
+        self,
+        name: str,
+        *,
+        role: Role = Role.CLIENT,
+        weight: float = 1.0,
+        parent: str | None = None,
+        with_key: bool = True,
+        **limits: int,
+    ) -> str:
+        """Add a tenant, and give its key."""
+        key = self.keys[name] = new_key()
+        keys = (hash_key(key),) if with_key else ()
+        tenant = Tenant(name, weight, parent, role, Limits(**limits), keys)
+        change_tenants(self.file, lambda tenants: tenants.with_tenant(tenant))
+        return key
+
+    def access(self, **tables: Any) -> Access:
+        """As a configuration with these tables says."""
+        document = {"tenants": self.file.name, "scheduler": {"groups": True}, **tables}
+        return Access.parse(document, self._folder)
+
+
+__all__ = ["CLIENT_KEY", "Engine", "Server", "Town", "running"]
