@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlane.core.errors import FairlaneError
-from fairlane.core.fair_queue import FairQueue, split_path
+from fairlane.core.fair_queue import FairQueue
 from fairlane.core.limits import QueueLimit
+from fairlane.core.tree import split_path
 from tests.driving import admit_all, admit_next, counters, enqueue_all, fresh, req
 
 VARIANTS = pytest.mark.parametrize("name", ["vtc", "vtc-predict", "vtc-oracle", "lcf"])
@@ -351,3 +352,13 @@ def test_standing_lists_the_groups_counters_before_the_clients() -> None:
     admit_all(queue)
     assert queue.standing("acme/alice") == (30.0, 10.0)
     assert queue.standing("acme/bob") == (30.0, 20.0)
+
+
+def test_asking_where_an_idle_client_stands_takes_no_memory() -> None:
+    policy = fair("vtc", path_of=split_path)
+    policy.enqueue(req(1, "x/a", 10), 0)
+    assert policy.standing("x/a") == (0.0, 0.0)
+    before = policy.save()
+    for client in ("x/b", "y/a", "z"):
+        assert policy.standing(client) == ()
+    assert policy.save() == before

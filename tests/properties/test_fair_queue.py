@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
 from fairlane.core.counters import Lift, lift_to_least, lift_to_least_or_last, no_lift
-from fairlane.core.fair_queue import FairQueue, split_path
+from fairlane.core.fair_queue import FairQueue
 from fairlane.core.predict import MovingAverage, Oracle, Predictor
+from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request, RequestId
 from tests.driving import req
 from tests.properties.model import Model

@@ -22,16 +22,18 @@ Cost: peek, admit and a lift are O(log backlogged siblings) a level; a report of
 O(requests in it); idle clients keep one counter each.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from fairlane.core.cost import Cost, LinearCost
-from fairlane.core.counters import Level, Lift, Node, lift_to_least_or_last
+from fairlane.core.counters import Lift, Node, lift_to_least_or_last
 from fairlane.core.errors import FairlaneError
 from fairlane.core.limits import Gate
 from fairlane.core.policy import Policy, RepeatsCharges, Ticket
 from fairlane.core.predict import Predictor
-from fairlane.core.saved import Saved, load_level, save_level
+from fairlane.core.saved import Saved
+from fairlane.core.tree import ClientTree, PathOf, lineage
+from fairlane.core.tree import split_path as split_path
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
 
@@ -40,7 +42,7 @@ class FairOptions(TypedDict, total=False):
 
     cost: Cost | None
     weights: Mapping[str, float] | None
-    path_of: Callable[[str], tuple[str, ...]] | None
+    path_of: PathOf | None
     gates: Iterable[Gate]
     max_running: int | None
     max_running_tokens: int | None
@@ -76,7 +78,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     weights: by client name, for members of groups by path ("acme/eng/alice") and for the groups
         themselves by theirs ("acme/eng"). Default 1. Also: set_weight.
     path_of: from a client's name to the names from the top-level group down to the client, which
-        must not contain "/"; `str.split` at "/" is `split_path`. By default there are no groups.
+        must not contain "/", such as `split_path`. By default there are no groups.
     gates: rules that may reject a request on arrival (limits.py).
     max_running, max_running_tokens: how many requests, or tokens (input and output so far), of
         one client may be in the running batch for it to be admitted more. Remark 4.7 of the
@@ -96,7 +98,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         predictor: Predictor | None = None,
         cost: Cost | None = None,
         weights: Mapping[str, float] | None = None,
-        path_of: Callable[[str], tuple[str, ...]] | None = None,
+        path_of: PathOf | None = None,
         gates: Iterable[Gate] = (),
         max_running: int | None = None,
         max_running_tokens: int | None = None,
@@ -114,23 +116,19 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if max_advance is not None and not max_advance >= 0:
             raise FairlaneError(f"max_advance must be at least 0, not {max_advance}")
         self._cost: Cost = LinearCost() if cost is None else cost
-        self._weights = {n: _positive(n, weight) for n, weight in (weights or {}).items()}
         self._lift = lift
         self._predictor = predictor
-        self._path_of = path_of
         self._max_running = max_running
         self._max_running_tokens = max_running_tokens
         self._limited = not (max_running is None and max_running_tokens is None)
         self._max_advance = float("inf") if max_advance is None else max_advance
-        self._max_idle = max_idle
-        self._young = 0  # idle clients and groups since some were last forgotten
-        self._root = Level()
+        self._tree = ClientTree(path_of, weights, max_idle)
 
     # -- order -------------------------------------------------------------------------------
 
     def peek(self, now: float) -> Request | None:
         """The earliest request of the backlogged client with the least counter."""
-        node = self._root.least()
+        node = self._tree.root.least()
         if node is None:
             return None
         while node.inner is not None:
@@ -140,7 +138,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         return node.queue.head().request
 
     def _enqueue(self, request: Request) -> Charged:
-        node = self._node_of(request.client)
+        node = self._tree.node(request.client)
         ticket = Charged(request, node)
         node.queue.push(ticket)
         if node.entry is None:
@@ -188,7 +186,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             self._predictor.observe(ticket.request, ticket.output)
         self._reorder(node)
         if not node.queue and not node.running:
-            self._retire(node)
+            self._tree.retire(node)
 
     def _reorder(self, node: Node, *, lifted: bool = True, keep_lead: bool = False) -> None:
         """Put a client, and the groups above it, into or out of their heaps as they now belong.
@@ -296,9 +294,9 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
         What was delivered stays as it was charged; what a prediction prepaid is charged anew.
         """
-        self._weights[name] = _positive(name, weight)
-        prepaid = self._prepaid_below()
-        for node in self._live_nodes(name):
+        nodes = self._tree.set_weight(name, weight)
+        prepaid = self._prepaid_below() if nodes else {}
+        for node in nodes:
             kept = prepaid.get(node, 0.0)
             node.base += (node.charged - kept) / node.weight
             node.charged = kept
@@ -310,103 +308,30 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
     def save(self) -> Saved:
         """All counters, ready for JSON, as if every live request had ended at this moment."""
-        return save_level(self._root, self._prepaid_below())
+        return self._tree.save(self._prepaid_below())
 
     def restore(self, saved: Saved) -> None:
         """Take up counters that `save` gave. Only for a policy that was not used yet."""
-        if self._tickets or self._root.seq:
-            raise FairlaneError("counters can only be restored into a policy that was not used yet")
-        self._root = load_level(saved)
-        self._young = self._root.count_young()
+        self._tree.restore(saved)
 
     def _prepaid_below(self) -> dict[Node, float]:
         """Outstanding prepayments by client and group. O(live requests)."""
         prepaid: dict[Node, float] = {}
         for ticket in self._tickets.values():
-            step: Node | None = ticket.node
-            while step is not None:
+            for step in lineage(ticket.node):
                 prepaid[step] = prepaid.get(step, 0.0) + self._prepaid(ticket)
-                step = step.parent
         return prepaid
 
-    # -- the tree ----------------------------------------------------------------------------
-
-    def _node_of(self, client: str) -> Node:
-        """The client's node, made (with the groups above it) when it was idle."""
-        root = self._root
-        if self._path_of is None:
-            return root.children.get(client) or self._make(root, client, client, None)
-        *groups, leaf = self._path_of(client)
-        level, parent, path = root, None, ""
-        for name in groups:
-            path += name
-            key = name + "/"  # so that a client may have the name of a group
-            parent = level.children.get(key) or self._make(level, key, path, parent)
-            if parent.inner is None:
-                parent.inner = Level()
-            level = parent.inner
-            path += "/"
-        return level.children.get(leaf) or self._make(level, leaf, path + leaf, parent)
-
-    def _make(self, level: Level, key: str, path: str, parent: Node | None) -> Node:
-        idle = level.young.pop(key, None)
-        if idle is not None:
-            self._young -= 1
-        else:
-            idle = level.old.pop(key, None)
-            if idle is None:
-                level.seq += 1
-                idle = (level.start, level.seq, None)
-        node = Node(key, parent, level, self._weights.get(path, 1.0), idle)
-        level.children[key] = node
-        return node
-
-    def _retire(self, node: Node) -> None:
-        """A client without requests goes idle, and so does a group without such clients."""
-        step: Node | None = node
-        while step is not None:
-            level = step.level
-            del level.children[step.name]
-            level.young[step.name] = (step.counter, step.seq, step.inner)
-            self._young += 1
-            if level.children:
-                break
-            step = step.parent
-        if 2 * self._young >= self._max_idle:
-            self._root.forget_old()
-            self._young = 0
-
-    def _live_nodes(self, name: str) -> list[Node]:
-        """The client and the group of that path, as far as they are not idle."""
-        *groups, leaf = [name] if self._path_of is None else name.split("/")
-        level = self._root
-        for group in groups:
-            node = level.children.get(group + "/")
-            if node is None or node.inner is None:
-                return []
-            level = node.inner
-        return [level.children[key] for key in (leaf, leaf + "/") if key in level.children]
+    # -- state -------------------------------------------------------------------------------
 
     def standing(self, client: str) -> tuple[float, ...]:
         """Counters from the top-level group down to the client."""
-        counters: list[float] = []
-        step: Node | None = self._node_of(client)
-        while step is not None:
-            counters.append(step.counter)
-            step = step.parent
-        return tuple(reversed(counters))
+        node = self._tree.find(client)
+        if node is None:
+            return ()
+        return tuple(step.counter for step in lineage(node))[::-1]
 
     def _client_state(self, client: str, queued: int, running: int) -> ClientState:
-        node = self._node_of(client)
+        node = self._tree.find(client)
+        assert node is not None, "only clients with requests are asked for"
         return ClientState(queued, running, node.counter, node.weight)
-
-
-def split_path(client: str) -> tuple[str, ...]:
-    """A `path_of` for names that are paths already, such as "acme/eng/alice"."""
-    return tuple(client.split("/"))
-
-
-def _positive(name: str, weight: float) -> float:
-    if not 0 < weight < float("inf"):
-        raise FairlaneError(f"the weight of {name!r} must be positive, not {weight}")
-    return weight

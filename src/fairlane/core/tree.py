@@ -1,0 +1,125 @@
+"""The tree of clients under FairQueue: who hangs where, with what weight, remembered how long."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from fairlane.core.counters import Level, Node
+from fairlane.core.errors import FairlaneError
+from fairlane.core.saved import Saved, load_level, save_level
+
+PathOf = Callable[[str], tuple[str, ...]]
+"""From a client's name to the names from the top-level group down to the client."""
+
+
+def split_path(client: str) -> tuple[str, ...]:
+    """A path for names that are paths already, such as "acme/eng/alice"."""
+    return tuple(client.split("/"))
+
+
+class ClientTree:
+    """Clients with requests as nodes, idle ones as a few numbers; see counters.py.
+
+    path_of: None for clients without groups. weights: by path, joined with "/". max_idle: how many
+    idle clients and groups are remembered. Weights and path_of are checked by use.
+    """
+
+    def __init__(
+        self, path_of: PathOf | None, weights: Mapping[str, float] | None, max_idle: int
+    ) -> None:
+        self.root = Level()
+        self._path_of = path_of
+        self._weights = {path: _positive(path, w) for path, w in (weights or {}).items()}
+        self._max_idle = max_idle
+        self._young = 0  # idle clients and groups since some were last forgotten
+
+    def node(self, client: str) -> Node:
+        """The client's node, made (with the groups above it) when it was idle."""
+        level = self.root
+        if self._path_of is None:
+            return level.children.get(client) or self._make(level, client, client, None)
+        *groups, leaf = self._path_of(client)
+        parent, path = None, ""
+        for name in groups:
+            path += name
+            key = name + "/"  # so that a client may have the name of a group
+            parent = level.children.get(key) or self._make(level, key, path, parent)
+            if parent.inner is None:
+                parent.inner = Level()
+            level = parent.inner
+            path += "/"
+        return level.children.get(leaf) or self._make(level, leaf, path + leaf, parent)
+
+    def find(self, client: str) -> Node | None:
+        """The client's node, if it has requests."""
+        path = (client,) if self._path_of is None else self._path_of(client)
+        level = self._level(path[:-1])
+        return None if level is None else level.children.get(path[-1])
+
+    def retire(self, node: Node) -> None:
+        """A client without requests goes idle, and so does a group without such clients."""
+        for step in lineage(node):
+            level = step.level
+            del level.children[step.name]
+            level.young[step.name] = (step.counter, step.seq, step.inner)
+            self._young += 1
+            if level.children:
+                break
+        if 2 * self._young >= self._max_idle:
+            self.root.forget_old()
+            self._young = 0
+
+    def set_weight(self, path: str, weight: float) -> list[Node]:
+        """A client or group has a new weight; who of these two has requests and must learn it."""
+        self._weights[path] = _positive(path, weight)
+        *groups, leaf = [path] if self._path_of is None else path.split("/")
+        level = self._level(groups)
+        if level is None:
+            return []
+        return [level.children[key] for key in (leaf, leaf + "/") if key in level.children]
+
+    def save(self, prepaid: Mapping[Node, float]) -> Saved:
+        """All counters, those of nodes without what they prepaid."""
+        return save_level(self.root, prepaid)
+
+    def restore(self, saved: Saved) -> None:
+        """Take up counters that were saved. Raises FairlaneError where there are some already."""
+        if self.root.seq:
+            raise FairlaneError("counters can only be restored into a policy that was not used yet")
+        self.root = load_level(saved)
+        self._young = self.root.count_young()
+
+    def _make(self, level: Level, key: str, path: str, parent: Node | None) -> Node:
+        idle = level.young.pop(key, None)
+        if idle is not None:
+            self._young -= 1
+        else:
+            idle = level.old.pop(key, None)
+            if idle is None:
+                level.seq += 1
+                idle = (level.start, level.seq, None)
+        node = Node(key, parent, level, self._weights.get(path, 1.0), idle)
+        level.children[key] = node
+        return node
+
+    def _level(self, groups: list[str] | tuple[str, ...]) -> Level | None:
+        """The members of a group, if any of them has requests."""
+        level = self.root
+        for name in groups:
+            node = level.children.get(name + "/")
+            if node is None or node.inner is None:
+                return None
+            level = node.inner
+        return level
+
+
+def lineage(node: Node) -> Iterator[Node]:
+    """A client, its group, the group of that, and so on up."""
+    step: Node | None = node
+    while step is not None:
+        yield step
+        step = step.parent
+
+
+def _positive(path: str, weight: float) -> float:
+    if not 0 < weight < float("inf"):
+        raise FairlaneError(f"the weight of {path!r} must be positive, not {weight}")
+    return weight
