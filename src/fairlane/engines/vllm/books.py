@@ -80,6 +80,7 @@ class Books:
         self._running: dict[str, Entry] = {}
         self._steps = 0
         self._seen_errors: set[str] = set()
+        self._dropped: set[str] = set()  # live requests that the policy made a mistake with
         self.errors = 0
         self.failed: list[str] = []
 
@@ -111,14 +112,18 @@ class Books:
         """The id of the request to admit next; when the policy raises, the oldest request fails."""
         request = self._guard("peek", None, self._policy.peek, self._clock())
         if request is _RAISED:
-            oldest = (i for i, e in self._entries.items() if e.waiting and i not in self.failed)
-            self.failed.extend(list(oldest)[:1])
+            waiting = (i for i, e in self._entries.items() if e.waiting and i not in self._dropped)
+            oldest = next(waiting, None)
+            if oldest is not None:
+                self._drop(oldest)
             return None
         return None if request is None else str(request.id)
 
     def admit(self, request_id: str, cached_tokens: int) -> None:
         """A request entered the running batch."""
-        entry = self._entries[request_id]
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return
         prompt = entry.request.prompt_tokens
         cached = min(cached_tokens, prompt)  # a resumed request may find output cached, too
         self._guard("admit", request_id, self._admit_in_policy, request_id, cached)
@@ -136,14 +141,19 @@ class Books:
     def put_back(self, request_id: str) -> None:
         """A running request was preempted, or waits again for another reason."""
         entry = self._entries[request_id]
+        if entry.waiting:
+            return
         entry.account.preemptions += 1
         self._guard("requeue", request_id, self._policy.requeue, request_id, self._clock())
         self._waits(entry)
         self._auditor.requeue(request_id)
 
-    def set_aside(self, request_id: str) -> None:
-        """The engine passes over the request in this step: let the policy offer the next one."""
-        self._guard("admit", request_id, self._admit_in_policy, request_id, 0)
+    def set_aside(self, request_id: str) -> bool:
+        """The engine passes over the request in this step: let the policy offer the next one.
+
+        Answers whether it will.
+        """
+        return self._guard("admit", request_id, self._admit_in_policy, request_id, 0) is None
 
     def take_back(self, request_id: str) -> None:
         """Undo `set_aside`."""
@@ -184,12 +194,20 @@ class Books:
         if entry.waiting:
             self._waits_no_more(entry)
         self._running.pop(request_id)
-        self._guard("finish", None, self._policy.finish, request_id, self._clock(), outcome)
+        if request_id in self._dropped:
+            self._dropped.discard(request_id)
+        else:
+            self._guard("finish", None, self._policy.finish, request_id, self._clock(), outcome)
         self._auditor.finish(request_id)
 
     def next_turn(self, request_id: str, prompt_tokens: int) -> None:
         """A request that streams its input goes on with a new piece: charged as a new request."""
-        old = self._entries[request_id].request
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return
+        old = entry.request
+        if not entry.admitted:
+            prompt_tokens += old.prompt_tokens
         self.finish(request_id, Outcome.FINISHED)
         if self.arrive(Request(request_id, old.client, prompt_tokens, old.max_output_tokens)):
             self.failed.append(request_id)
@@ -303,6 +321,8 @@ class Books:
         self, what: str, request_id: str | None, call: Callable[..., T], *args: Any, **options: Any
     ) -> T | Any:
         """Call the policy; when it raises, answer _RAISED and let the request fail."""
+        if request_id in self._dropped:
+            return _RAISED
         try:
             return call(*args, **options)
         except Exception as error:
@@ -311,9 +331,15 @@ class Books:
             if kind not in self._seen_errors and len(self._seen_errors) < 100:
                 self._seen_errors.add(kind)
                 logger.exception("The scheduling policy raised in %s; see below", what)
-            if request_id and request_id not in self.failed:
-                self.failed.append(request_id)
+            if request_id:
+                self._drop(request_id)
             return _RAISED
+
+    def _drop(self, request_id: str) -> None:
+        """Let a request fail, and the policy know nothing more of it."""
+        self._dropped.add(request_id)
+        self.failed.append(request_id)
+        self._guard("finish", None, self._policy.finish, request_id, self._clock())
 
 
 class _Raised:

@@ -88,7 +88,10 @@ def end_failed(scheduler: Any, outputs: dict[int, Any], reasons: dict[str, bool]
 
 
 class PassedOver(RequestQueue):  # type: ignore[misc]
-    """In the place of `skipped_waiting`: empty to look at, and gives all to the one queue."""
+    """In the place of `skipped_waiting`: marks who comes here and gives them to the one queue.
+
+    It never has anything to offer, and counts and lists the marked ones, for vLLM's statistics.
+    """
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -96,14 +99,17 @@ class PassedOver(RequestQueue):  # type: ignore[misc]
     def add_request(self, request: Any) -> None:
         """Into the one queue."""
         self._queue.add_request(request)
+        self._queue.skipped.add(request.request_id)
 
     def prepend_request(self, request: Any) -> None:
         """Into the one queue."""
-        self._queue.prepend_request(request)
+        self.prepend_requests([request])
 
     def prepend_requests(self, requests: Iterable[Any]) -> None:
         """Into the one queue."""
-        self._queue.prepend_requests(requests)
+        coming = list(requests)
+        self._queue.prepend_requests(coming)
+        self._queue.skipped.update(request.request_id for request in coming)
 
     def remove_request(self, request: Any) -> None:
         """Out of the one queue."""
@@ -114,7 +120,7 @@ class PassedOver(RequestQueue):  # type: ignore[misc]
         self._queue.remove_requests(requests)
 
     def peek_request(self) -> Any:
-        """Nothing is ever here."""
+        """Nothing is ever offered here."""
         raise IndexError("peek from an empty queue")
 
     pop_request = peek_request
@@ -123,10 +129,11 @@ class PassedOver(RequestQueue):  # type: ignore[misc]
         return False
 
     def __len__(self) -> int:
-        return 0
+        return len(self._queue.skipped)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._queue)
+        skipped = self._queue.skipped
+        return iter([r for r in self._queue.everyone() if r.request_id in skipped])
 
 
 class Hooks:
@@ -201,10 +208,6 @@ class Hooks:
         super()._update_request_as_session(session, update)  # type: ignore[misc]
         if self._taken_over:
             self.session_goes_on(session, len(update.prompt_token_ids or ()))
-
-    def holds_kv_cache(self, request: Any) -> bool:
-        """Whether the waiting request has its place in the queue that vLLM serves first."""
-        return hasattr(self, "kv_holding_waiting") and request.num_computed_tokens > 0
 
     def step_begins(self) -> None:
         """See the class."""

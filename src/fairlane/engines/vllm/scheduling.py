@@ -85,12 +85,10 @@ class FairHooks(Hooks):
         self._books.finish(request.request_id, outcome)
 
     def session_goes_on(self, request: Any, tokens: int) -> None:
-        """New input of a streaming request: where its KV cache is kept, vLLM admits it at once."""
+        """New input of a streaming request: where vLLM keeps it apart, it is admitted at once."""
         self._books.next_turn(request.request_id, tokens)
-        if self.holds_kv_cache(request):
+        if not self._queue.wake(request):
             self._books.admit(request.request_id, 0)
-        else:
-            self._queue.wake(request)
 
     # -- telemetry and control, from the HTTP server -----------------------------------------
 

@@ -34,6 +34,7 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
     arrive: enters a request that is new into the books; answers why it may not wait, or None.
     refused: requests that are to be ended, {id: whether by an error}; they count as waiting
     until whoever ends them takes them out.
+    skipped: ids of those that vLLM, until 0.30, counts as skipped before rather than as waiting.
     """
 
     def __init__(self, books: Books, arrive: Callable[[Any], str | None], patience: float) -> None:
@@ -45,10 +46,12 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         self._popped: Any = None  # taken, and not yet known whether admitted
         self._passed: set[str] = set()  # by vLLM in this step; it will bring them back
         self._aside: list[Any] = []  # passed over here in this step
+        self._elsewhere: list[str] = []  # vLLM took them away, and they did not end
         self._full: set[int] = set()  # adapters that got no slot in this step
         self._behind: tuple[float, ...] = ()  # the first who waits for an adapter
         self._head: Any = _UNKNOWN
         self.refused: dict[str, bool] = {}
+        self.skipped: set[str] = set()
 
     # -- what vLLM calls ---------------------------------------------------------------------
 
@@ -56,7 +59,7 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         """A request begins to wait, for the first time or with new input."""
         self._settle()
         request_id = request.request_id
-        if awaits_input(request):
+        if request_id in self._books and awaits_input(request):
             self._resting[request_id] = request
         elif request_id in self._books:
             self._books.put_back(request_id)
@@ -79,6 +82,7 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         """Take who is next."""
         head = self.peek_request()
         del self._waiting[head.request_id]
+        self.skipped.discard(head.request_id)
         self._popped = head
         return head
 
@@ -117,6 +121,7 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
             self._waiting.pop(request_id, None)
             self._resting.pop(request_id, None)
             self.refused.pop(request_id, None)
+            self.skipped.discard(request_id)
         self._head = _UNKNOWN
 
     def __bool__(self) -> bool:
@@ -124,13 +129,15 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
 
     def __len__(self) -> int:
         self._settle()
-        return len(self._waiting) + len(self._resting) + len(self._aside)
+        return len(self._waiting) + len(self._resting) + len(self._aside) - len(self.skipped)
 
     def __iter__(self) -> Iterator[Any]:
+        return iter([r for r in self.everyone() if r.request_id not in self.skipped])
+
+    def everyone(self) -> list[Any]:
+        """All who are here, the skipped ones too."""
         self._settle()
-        yield from list(self._resting.values())
-        yield from list(self._waiting.values())
-        yield from self._aside
+        return [*self._resting.values(), *self._waiting.values(), *self._aside]
 
     def __getitem__(self, position: int) -> Any:
         return list(self)[position]
@@ -144,11 +151,12 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         self._full.clear()
         self._behind = ()
 
-    def wake(self, request: Any) -> None:
-        """The input that a request waited for is there."""
+    def wake(self, request: Any) -> bool:
+        """The input that a request waited for is there; whether it waited here."""
+        self._head = _UNKNOWN
         if self._resting.pop(request.request_id, None) is not None:
             self._waiting[request.request_id] = request
-            self._head = _UNKNOWN
+        return request.request_id in self._waiting
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -178,8 +186,15 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
     def _find(self) -> Any:
         while len(self._waiting) > len(self.refused):
             request_id = self._books.peek()
-            request = None if request_id is None else self._waiting.get(request_id)
-            if request is None or not self._full:
+            if request_id is None:
+                return None
+            request = self._waiting.get(request_id)
+            if request is None:
+                self._elsewhere.append(request_id)
+                if self._books.set_aside(request_id):
+                    continue
+                return None
+            if not self._full:
                 return request
             wanted = adapter(request)
             if wanted is None:
@@ -188,9 +203,10 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
                 return None if self._too_far_ahead(request.request_id) else request
             if len(self._aside) == _SCAN:
                 return None
-            del self._waiting[request.request_id]
+            if not self._books.set_aside(request_id):
+                return None
+            del self._waiting[request_id]
             self._aside.append(request)
-            self._books.set_aside(request.request_id)
         return None
 
     def _too_far_ahead(self, request_id: str) -> bool:
@@ -205,6 +221,10 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
             self._books.take_back(request.request_id)
             self._waiting[request.request_id] = request
             self._waiting.move_to_end(request.request_id, last=False)
-        if self._aside:
+        for request_id in reversed(self._elsewhere):
+            if request_id in self._books:
+                self._books.take_back(request_id)
+        if self._aside or self._elsewhere:
             self._aside.clear()
+            self._elsewhere.clear()
             self._head = _UNKNOWN
