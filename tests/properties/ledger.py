@@ -84,9 +84,9 @@ class Ledger:
 
     # -- questions ---------------------------------------------------------------------------
 
-    def largest_difference(self) -> float:
-        """Theorem 4.4: max W_f - W_g over intervals in which both f and g are backlogged."""
-        pairs = permutations(self.service, 2)
+    def largest_difference(self, *clients: str) -> float:
+        """Theorem 4.4: max W_f - W_g over intervals in which both are backlogged, of any two."""
+        pairs = permutations(clients or self.service, 2)
         return max((self._widest(f, g, {f, g}) for f, g in pairs), default=0.0)
 
     def largest_lag(self) -> float:

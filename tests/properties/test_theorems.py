@@ -5,6 +5,7 @@ weight.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
 from fairlane.core.policy import Policy
+from fairlane.core.tree import split_path
 from fairlane.core.types import Request, RequestId
 from fairlane.policies.registry import policy_names
 from tests.driving import fresh
@@ -127,6 +129,28 @@ def test_theorems_4_11_and_4_13(sent: list[Wave], cost: Cost) -> None:
     target(refusal / u, label="refused")
     assert until_dispatch <= 2 * (clients - 1) * u
     assert refusal <= 5 * u
+
+
+TEAMS = {"c0": "x/a", "c1": "x/b", "c2": "y/a"}
+
+
+@given(sent=waves, weight=st.sampled_from([1.0, 4.0]), preempts=st.booleans())
+def test_theorem_4_4_holds_on_every_level_of_a_tree(
+    sent: list[Wave], weight: float, preempts: bool
+) -> None:
+    """Between organisations by their weights, and between the members of one."""
+    weights = {"x": weight, "x/b": weight}
+    policy = fresh("vtc", path_of=split_path, weights=weights)
+    between = Auditor(name_of=lambda client: client.split("/")[0], weights=weights)
+    within = Ledger(weights=weights)
+    policy.watch(between)
+    policy.watch(within)
+    jobs = [replace(job, client=TEAMS[job.client]) for wave in sent for job in wave.jobs()][:60]
+    Server(policy, MEMORY, preempts=preempts).run(jobs)
+    siblings = within.largest_difference("x/a", "x/b")
+    target(siblings, label="between siblings")
+    assert between.report().observed <= 2 * half_bound(None, None)
+    assert siblings <= 2 * half_bound(None, None)
 
 
 @given(sent=waves, preempts=st.booleans())
