@@ -142,7 +142,7 @@ def _check_writable(output: Path | None) -> None:
     if output.suffix != ".jsonl":
         raise OutputError(f"{output}: results are JSON Lines; choose a name that ends in .jsonl")
     folder = next(parent for parent in output.resolve().parents if parent.exists())
-    if output.is_dir() or not os.access(folder, os.W_OK):
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OutputError(f"{output}: cannot be written; choose another output")
 
 

@@ -12,17 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from fairlane.core.errors import FairlaneError
 from fairlane.loadgen.clients import Identity
 from fairlane.loadgen.prompts import WORD, MakePrompt, added_tokens, word_prompts
 from fairlane.loadgen.stream import excerpt, read_error
-
-try:
-    import aiohttp
-except ImportError as missing:
-    raise FairlaneError(
-        "sending load needs aiohttp, which is not installed: pip install fairlane[bench]"
-    ) from missing
 
 IDLE_S = 1.0  # below what servers keep an idle connection for, so that none is closed under us
 ASK_TIMEOUT_S = 60
