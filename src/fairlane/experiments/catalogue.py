@@ -111,6 +111,7 @@ FITTED = frozenset(
         "FCFS/all_results_real.jsonl",
         "FCFS/all_results_poisson_short_long.jsonl",
         "FCFS/all_results_poisson_on_off_overload.jsonl",
+        "VTC/all_results_increase.jsonl",
         "VTC/all_results_proportional.jsonl",
         "LShare/rpm10/all_results_real.jsonl",
         "sec6.4/35000/VTC-256/all_results_overload-s4.jsonl",
