@@ -90,7 +90,8 @@ def end_failed(scheduler: Any, outputs: dict[int, Any], reasons: dict[str, bool]
 class PassedOver(RequestQueue):  # type: ignore[misc]
     """In the place of `skipped_waiting`: marks who comes here and gives them to the one queue.
 
-    It never has anything to offer, and counts and lists the marked ones, for vLLM's statistics.
+    Of the two, the one is not empty in which the next request would be; so vLLM, which looks
+    here first, is offered all in the one queue's order, and counts each where it expects it.
     """
 
     def __init__(self, queue: Any) -> None:
@@ -120,13 +121,15 @@ class PassedOver(RequestQueue):  # type: ignore[misc]
         self._queue.remove_requests(requests)
 
     def peek_request(self) -> Any:
-        """Nothing is ever offered here."""
-        raise IndexError("peek from an empty queue")
+        """Who is next."""
+        return self._queue.peek_request()
 
-    pop_request = peek_request
+    def pop_request(self) -> Any:
+        """Take who is next."""
+        return self._queue.pop_request()
 
     def __bool__(self) -> bool:
-        return False
+        return bool(self._queue.offers(skipped=True))
 
     def __len__(self) -> int:
         return len(self._queue.skipped)

@@ -125,7 +125,7 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         self._head = _UNKNOWN
 
     def __bool__(self) -> bool:
-        return self._next() is not None
+        return self.offers(skipped=False)
 
     def __len__(self) -> int:
         self._settle()
@@ -133,6 +133,11 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         return iter([r for r in self.everyone() if r.request_id not in self.skipped])
+
+    def offers(self, *, skipped: bool) -> bool:
+        """Whether somebody is next, and is one of the skipped, or is not."""
+        head = self._next()
+        return head is not None and (head.request_id in self.skipped) is skipped
 
     def everyone(self) -> list[Any]:
         """All who are here, the skipped ones too."""

@@ -1,0 +1,75 @@
+"""Accounts of clients: totals that stay true, however many clients there were."""
+
+import pytest
+
+from fairlane.core.audit import Auditor
+from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.core.fair_queue import FairQueue
+from fairlane.core.types import Outcome
+from fairlane.engines.vllm import books as module
+from fairlane.engines.vllm.books import FORGOTTEN, Books
+from tests.driving import req
+
+
+def fresh(cost: Cost) -> Books:
+    now = iter(range(1_000_000))
+    return Books(FairQueue(cost=cost), Auditor(cost=cost), cost, lambda: float(next(now)))
+
+
+def serve(books: Books, request_id: str, client: str, prompt: int, output: int) -> None:
+    assert books.arrive(req(request_id, client, prompt)) is None
+    books.admit(request_id, 0)
+    for _ in range(output):
+        books.delivered({request_id: 1})
+    books.finish(request_id, Outcome.FINISHED)
+
+
+@pytest.mark.parametrize("cost", [LinearCost(), QuadraticCost()])
+def test_service_is_the_price_of_what_was_delivered(cost: LinearCost | QuadraticCost) -> None:
+    books = fresh(cost)
+    serve(books, "1", "a", 100, 30)
+    books.arrive(req("2", "a", 50))
+    books.admit("2", 0)
+    books.delivered({"2": 7, "1": 5})  # "1" is over
+    row = books.snapshot()["clients"]["a"]
+    assert row["service"] == pytest.approx(cost(100, 30) + cost(50, 7), abs=1e-4)
+    assert (row["input_tokens"], row["output_tokens"]) == (150, 37)
+    assert (row["arrivals"], row["running"], row["finished"]) == (2, 1, 1)
+
+
+def test_passing_over_a_request_leaves_no_trace() -> None:
+    books = fresh(LinearCost())
+    books.arrive(req("1", "a", 100))
+    before = books.snapshot()
+    assert books.set_aside("1")
+    assert books.peek() is None
+    books.take_back("1")
+    assert books.snapshot() == before
+    assert books.peek() == "1"
+
+
+def test_the_observed_difference_is_between_clients_that_wait() -> None:
+    books = fresh(LinearCost())
+    for number in range(2):
+        books.arrive(req(f"a{number}", "a", 10))
+        books.arrive(req(f"b{number}", "b", 10))
+    books.admit("a0", 0)
+    for _ in range(20):
+        books.delivered({"a0": 1})
+    snapshot = books.snapshot()
+    assert snapshot["observed_difference"] == 10 + 2 * 20
+    assert set(snapshot["between"]) == {"a", "b"}
+
+
+def test_clients_beyond_the_limit_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ACCOUNTS", 50)
+    books = fresh(LinearCost())
+    books.arrive(req("live", "stays", 1))
+    for number in range(500):
+        serve(books, f"{number}", f"client-{number}", 10, 3)
+    clients = books.snapshot()["clients"]
+    assert len(clients) <= 52
+    assert "stays" in clients
+    assert FORGOTTEN in clients
+    assert sum(row["output_tokens"] for row in clients.values()) == 1500
+    assert sum(row["arrivals"] for row in clients.values()) == 501
