@@ -118,7 +118,8 @@ requests of unequal lengths, a flood. In units of U; VTC's bound is 2.
 - A predictor smooths (see [smoothness](smoothness.md)) and costs part of the bound. While its
   advances are right they are no more than the batch holds. One that was taught long outputs makes
   its client wait for short ones, and the advances come back all at once; `max_advance` limits that:
-  two clients differ by at most 2 (U + 2 max_advance). Where clients may be hostile, set it.
+  two clients differ by at most 2 (U + 2 max_advance). Where clients may be hostile, set it: half of
+  w_q M left two clients of equal requests as smooth as no limit at all.
 - The others have none: their differences stop where the attack runs out of steps.
 
 ## VTC, theorem by theorem
