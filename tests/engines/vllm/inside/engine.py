@@ -32,8 +32,8 @@ from fairlane.engines.vllm.scheduling import FairAsyncScheduler, FairScheduler
 
 BLOCK = 16
 MODEL = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-    "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
+    "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4,
     "num_hidden_layers": 2, "vocab_size": 512, "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-5, "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2,
     "tie_word_embeddings": False,
