@@ -193,6 +193,7 @@ class CompletionServer:
         with self._arrived:
             self.seen.append(Seen(time.monotonic(), body, dict(request.headers)))
             self._arrived.notify_all()
+        self._work.set()  # this may be the last that a stalled engine waits for
         if not body.get("stream"):
             return self._count(body)
         fault = self.faults.get(body["max_tokens"])
