@@ -12,7 +12,20 @@ from typing import Annotated, cast
 import typer
 
 from fairlane import __version__
-from fairlane.cli import bench, compare, demo, lists, plot, profile_cost, reproduce, simulate, trace
+from fairlane.cli import (
+    bench,
+    compare,
+    demo,
+    lists,
+    plot,
+    profile_cost,
+    reproduce,
+    serve,
+    simulate,
+    tenants,
+    top,
+    trace,
+)
 
 INTERRUPTED = 130
 # what all usage errors are; typer has no public name for it
@@ -33,6 +46,9 @@ app.command("suites")(lists.suites)
 app.command("profiles")(lists.profiles)
 app.command("simulate")(simulate.simulate)
 app.command("bench")(bench.bench)
+app.command("serve", context_settings=serve.VLLM_OPTIONS)(serve.serve)
+app.add_typer(tenants.app, name="tenants")
+app.command("top")(top.top)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("plot")(plot.plot)

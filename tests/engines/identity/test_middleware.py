@@ -348,6 +348,7 @@ def test_keys_limits_and_weights_change_without_a_restart(town: Town) -> None:
 
 
 def test_tenants_are_shown_to_operators_and_to_themselves(town: Town) -> None:
+    town.add("bob", weight=3.0)
     engine = Engine()
     engine.snapshot = {
         "policy": "vtc",

@@ -96,17 +96,24 @@ class Telemetry:
             problem = f"the scheduler did not answer: {type(error).__name__}"
             log.warning("%s", problem)
             return {"problem": problem, "clients": {}}
-        return merge([dict(one) for one in found])
+        return merge([dict(one or {"clients": {}}) for one in found])
 
     def _clients(self, seen: dict[str, Any]) -> Clients:
         """The clients of a snapshot, with what this API server knows of them."""
+        known = self._access.tenants().weights()
         clients: Clients = seen.pop("clients")
         for path, waiting in self._admission.waiting.items():
             clients.setdefault(path, {})["waiting"] = waiting
+        for client in clients.values():  # by the policy; others were turned away before it
+            client["rejected"] = dict(client.get("rejected") or {})
         for (path, reason), count in self._admission.rejected.items():
-            clients.setdefault(path, {}).setdefault("rejections", {})[reason] = count
+            clients.setdefault(path, {}).setdefault("rejected", {})[reason] = count
         active = {p for p, c in clients.items() if c.get("queued") or c.get("running")}
         weights = {path: float(client.get("weight", 1.0)) for path, client in clients.items()}
+        for path, weight in known.items():
+            weights[path] = weight
+            if path in clients:
+                clients[path]["weight"] = weight
         for path, part in entitlements(active, weights).items():
             clients[path]["entitlement"] = part
         return clients
@@ -170,14 +177,14 @@ def _rejections(clients: Clients, shown: Iterable[str]) -> list[str]:
     counts: dict[tuple[str, str], int] = {}
     labels = set(shown)
     for path, client in clients.items():
-        for reason, count in client.get("rejections", {}).items():
+        for reason, count in client.get("rejected", {}).items():
             key = (path if path in labels else _OTHER, reason)
             counts[key] = counts.get(key, 0) + count
     samples = [
         (f'{{client="{escape(path)}",reason="{escape(reason)}"}}', float(count))
         for (path, reason), count in sorted(counts.items())
     ]
-    meaning = "Requests that this API server turned away."
+    meaning = "Requests that were turned away, by the limit or rule that did."
     return _family("fairlane_client_rejections_total", "counter", meaning, samples)
 
 

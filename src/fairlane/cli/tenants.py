@@ -1,0 +1,138 @@
+"""`fairlane tenants`: who may use a server, and with what weight and limits."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairlane.cli.output import Json, format_number, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from fairlane.engines.tenants import Tenant
+
+app = typer.Typer(
+    help="Tenants of a server: API keys, weights, groups, limits.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+File = Annotated[Path, typer.Option("--file", help="The file of tenants.")]
+_FILE = Path("tenants.toml")
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many; no limit by default.")]
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="The tenant; a new key for one that exists.")],
+    weight: Annotated[
+        float | None, typer.Option(help="Its part of the server, relative to others; 1.")
+    ] = None,
+    parent: Annotated[str | None, typer.Option(help="The group that it is a member of.")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="client, gateway (names its clients) or operator.")
+    ] = None,
+    requests_per_minute: Limit = None,
+    tokens_per_minute: Limit = None,
+    max_queued: Limit = None,
+    max_running: Limit = None,
+    no_key: Annotated[
+        bool, typer.Option("--no-key", help="No key: a group, an adapter, a gateway's client.")
+    ] = False,
+    key_from_stdin: Annotated[
+        bool, typer.Option("--key-from-stdin", help="Take over a key that exists.")
+    ] = False,
+    file: File = _FILE,
+    json: Json = False,
+) -> None:
+    """Add a tenant, or a key and settings to one. The key is shown once and not kept.
+
+    \b
+    fairlane tenants add alice --weight 2 --requests-per-minute 600
+    fairlane tenants add acme --no-key
+    fairlane tenants add bob --parent acme
+    """
+    from fairlane.engines.tenant_admin import Settings, add_tenant
+
+    settings = Settings(
+        weight=weight,
+        parent=parent,
+        role=role,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        max_queued=max_queued,
+        max_running=max_running,
+    )
+    given = sys.stdin.readline().strip() if key_from_stdin else None
+    key = add_tenant(file, name, settings, with_key=not no_key, given_key=given)
+    if json:
+        print_json({"tenant": name, "key": key})
+    elif key is not None and not key_from_stdin:
+        print(key)
+        say(f"This is the only time that {name}'s key is shown; {file} keeps its hash.")
+
+
+@app.command("list")
+def list_(file: File = _FILE, json: Json = False) -> None:
+    """List tenants, with the ids of their keys.
+
+    \b
+    fairlane tenants list
+    """
+    from fairlane.engines.tenant_file import read_tenants
+
+    tenants = read_tenants(file)
+    if json:
+        print_json([_as_json(tenant, tenants.path(tenant.name)) for tenant in tenants.values()])
+        return
+    columns = ("tenant ", "role ", "weight", "requests/min", "tokens/min", "queued", "running")
+    rows = [_row(tenant, tenants.path(tenant.name)) for tenant in tenants.values()]
+    print_table((*columns, "keys "), rows)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="A tenant, or the id of one key.")],
+    file: File = _FILE,
+) -> None:
+    """Revoke a tenant with all its keys, or one key by its id. A running server obeys at once.
+
+    \b
+    fairlane tenants revoke alice
+    fairlane tenants revoke 3f9a1c20b7
+    """
+    from fairlane.engines.tenant_admin import revoke as revoke_it
+
+    say(f"revoked {revoke_it(file, name)}")
+
+
+@app.command()
+def check(file: File = _FILE) -> None:
+    """Check the file; or say whose key it is that FAIRLANE_KEY holds.
+
+    \b
+    fairlane tenants check
+    """
+    from fairlane.engines.tenant_admin import whose
+    from fairlane.engines.tenant_file import read_tenants
+
+    tenants = read_tenants(file)
+    key = os.environ.get("FAIRLANE_KEY")
+    if key:
+        print(whose(tenants, key))
+    else:
+        keys = sum(len(tenant.keys) for tenant in tenants.values())
+        print(f"{file}: {len(tenants)} tenants, {keys} keys")
+
+
+def _as_json(tenant: "Tenant", path: str) -> dict[str, object]:
+    keys = [{"id": key.id, "added": key.added} for key in tenant.keys]
+    return {**asdict(tenant), "role": tenant.role.value, "path": path, "keys": keys}
+
+
+def _row(tenant: "Tenant", path: str) -> list[str]:
+    limits = asdict(tenant.limits).values()
+    numbers = ["-" if limit is None else format_number(limit) for limit in limits]
+    keys = ", ".join(f"{key.id} ({key.added})" if key.added else key.id for key in tenant.keys)
+    return [path, tenant.role.value, format_number(tenant.weight), *numbers, keys]

@@ -1,0 +1,138 @@
+"""Watching a running server: who gets what between two looks at GET /fairlane/tenants."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fairlane.core.errors import FairlaneError
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One client between two looks. Rates are per second; `share` is None while nobody is served.
+
+    entitlement: its part of the server while it has something to do, else None.
+    wait_s: mean wait of those admitted in between, else None.
+    """
+
+    client: str
+    share: float | None
+    entitlement: float | None
+    queued: int
+    running: int
+    input_rate: float
+    output_rate: float
+    wait_s: float | None
+    rejected: int
+    service: float
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All clients, those with most service in between first."""
+
+    rows: list[Row]
+    policy: str
+    observed: float | None
+    bound: float | None
+    problem: str | None
+
+
+class Watch:
+    """Looks at one server again and again. `key`: an operator's, where the server asks for one."""
+
+    def __init__(
+        self, url: str, key: str | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise FairlaneError(f"{url}: give the server's address: http://localhost:8000")
+        self._url = url.rstrip("/") + "/fairlane/tenants"
+        self._key = key
+        self._clock = clock
+        self._before: tuple[float, Mapping[str, Any]] | None = None
+
+    def look(self) -> View:
+        """The server now, and what happened since the last look (since its start, at first)."""
+        seen = self._get()
+        now = self._clock()
+        clients: Mapping[str, Any] = seen.get("clients", {})
+        before = self._before
+        self._before = (now, clients)
+        elapsed = None if before is None else max(now - before[0], 1e-9)
+        rows = compare(clients, {} if before is None else before[1], elapsed)
+        return View(
+            rows,
+            str(seen.get("policy") or "?"),
+            seen.get("observed_difference"),
+            seen.get("bound"),
+            seen.get("problem"),
+        )
+
+    def _get(self) -> Mapping[str, Any]:
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        request = urllib.request.Request(self._url, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                found = json.load(answer)
+        except urllib.error.HTTPError as error:
+            hint = "put an operator's key into FAIRLANE_KEY" if error.code == 401 else "is it ours?"
+            raise FairlaneError(f"{self._url} answered {error.code}; {hint}") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise FairlaneError(f"{self._url}: {reason}; is the server running?") from error
+        if not isinstance(found, dict):
+            raise FairlaneError(f"{self._url} is no Fairlane server")
+        return found
+
+
+def compare(
+    now: Mapping[str, Any], before: Mapping[str, Any], elapsed_s: float | None
+) -> list[Row]:
+    """One row per client from two snapshots; without the time in between, rates are 0."""
+    grown = {name: _Growth(client, before.get(name, {})) for name, client in now.items()}
+    total = sum(growth("service") for growth in grown.values())
+    per_second = 0.0 if elapsed_s is None else 1 / elapsed_s
+    rows = []
+    for name, growth in grown.items():
+        admitted = growth("admissions")
+        client = now[name]
+        rows.append(
+            Row(
+                name,
+                growth("service") / total if total > 0 else None,
+                client.get("entitlement"),
+                int(client.get("queued", 0)),
+                int(client.get("running", 0)),
+                (growth("input_tokens") + growth("cached_tokens")) * per_second,
+                growth("output_tokens") * per_second,
+                growth("wait_s") / admitted if admitted else None,
+                sum(client.get("rejected", {}).values()),
+                float(client.get("service", 0.0)),
+            )
+        )
+    return sorted(rows, key=lambda row: (-(row.share or 0.0), -row.service, row.client))
+
+
+class _Growth:
+    """By how much a client's totals grew; a total that fell has started over."""
+
+    def __init__(self, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        self._now = now
+        self._before = before
+
+    def __call__(self, name: str) -> float:
+        now, before = float(self._now.get(name) or 0), float(self._before.get(name) or 0)
+        return now - before if now >= before else now
+
+
+def views(watch: Watch, interval_s: float) -> Iterator[View]:
+    """A view now, and another after each interval."""
+    while True:
+        yield watch.look()
+        time.sleep(interval_s)

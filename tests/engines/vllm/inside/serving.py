@@ -1,0 +1,143 @@
+"""A real vLLM server on a tiny random Llama, with the options that a user would give."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine import MODEL
+
+START_S = 150
+OPTIONS = (
+    "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "512",
+    "--max-num-seqs", "8", "--block-size", "32", "--disable-log-stats",
+)  # fmt: skip
+PLUGIN = (
+    "--scheduler-cls", "fairlane.engines.vllm.scheduler",
+    "--middleware", "fairlane.engines.vllm.identity",
+)  # fmt: skip
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+def write_model(folder: Path, **changes: Any) -> Path:
+    """A tiny Llama with a tokenizer of whole words w0..w499 and a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 128}
+    (folder / "config.json").write_text(json.dumps(MODEL | heads | changes))
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(500))]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE}
+    settings |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self.log = log
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> tuple[int, dict[str, str], str]:
+        """Status, headers in lower case, body."""
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key}"
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(self.url + path, data, sent, method=method)
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                status, found, text = answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            status, found, text = error.code, error.headers, error.read()
+        return status, {k.lower(): v for k, v in found.items()}, text.decode()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def start(
+    model: Path, options: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start `vllm serve` in a process group of its own."""
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), *OPTIONS]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", *options]
+    settings = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    inherited = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env=inherited | settings | dict(environment),
+        )  # fmt: skip
+    return process, f"http://127.0.0.1:{port}"
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and all that it started."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def running(
+    model: Path,
+    folder: Path,
+    options: Sequence[str] = PLUGIN,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """A server that answers; it is stopped when the block ends."""
+    log = folder / "server.log"
+    process, url = start(model, options, log, environment or {})
+    server = Server(process, url, log)
+    try:
+        end = time.monotonic() + START_S
+        while not _healthy(server):
+            assert process.poll() is None, log.read_text()[-5000:]
+            assert time.monotonic() < end, log.read_text()[-5000:]
+            time.sleep(0.2)
+        yield server
+    finally:
+        stop(process)
+
+
+def _healthy(server: Server) -> bool:
+    try:
+        return server.request("GET", "/health")[0] == 200
+    except OSError:
+        return False
