@@ -1,10 +1,10 @@
-"""What the core costs a host: microseconds an event, and bytes a client, as Markdown tables.
+"""What the core costs a host: microseconds an event, and bytes an idle client.
 
 Fairlane's VTC stands beside a straightforward one that scans all counters with min() and rebuilds
-its waiting list, as the paper's artifact does. First idle clients
-return with a request each, and cancel it. Then come rounds: 12 requests arrive, 12 are selected and
-admitted, 64 running ones are charged a token, the 12 oldest finish. So all sizes stay as they are
-while they are measured.
+its waiting list, as the paper's artifact does. First idle clients come with a request each and
+cancel it (enqueue). Then come rounds: 12 requests arrive, 12 are selected and admitted, 64 running
+ones are charged a token, the 12 oldest finish. So all sizes stay as they are while they are
+measured.
 """
 
 import argparse
@@ -323,13 +323,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds, top = (0.05, 10_000) if quick else (0.5, 1_000_000)
     known = [(n, 5) for n in (10, 1_000, 100_000, 1_000_000) if n <= top]
     backlogged = [(n + 1_000, n) for n in (10, 100, 1_000, 10_000, 100_000) if n <= top]
-    print("## The core\n")
     print(
-        "Median microseconds of one arrival of an idle client, of selecting 12 requests, of "
-        "charging 64 running ones a token, of finishing one, and of a whole round: 12 arrivals, a "
-        "selection of 12, a charge of 64, 12 ends. `scanning` is a straightforward implementation "
-        "that looks at all counters and rebuilds its waiting list. The last column says how much "
-        "faster Fairlane takes in 12 requests of idle clients and selects 12.\n"
+        "Median microseconds. The last column says how much faster Fairlane takes in 12 requests "
+        "of idle clients and selects 12.\n"
     )
     print("Five backlogged clients, more and more known ones:\n")
     print(compare(known, "known", seconds))

@@ -1,5 +1,9 @@
-"""Writes docs/performance.md: runs every benchmark here and now, and keeps what they print."""
+"""Writes docs/performance.md: runs every benchmark here and now, and keeps what they print.
 
+A benchmark's docstring becomes the text over its table.
+"""
+
+import ast
 import platform
 import subprocess
 import sys
@@ -20,9 +24,14 @@ def main() -> None:
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
         print(f"running {script.name}", file=sys.stderr)
         done = subprocess.run(
-            [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, "-m", f"benchmarks.{script.stem}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
-        parts.append(done.stdout.strip() + "\n")
+        about = ast.get_docstring(ast.parse(script.read_text())) or ""
+        parts.append(f"## {script.stem}\n\n{about}\n\n{done.stdout.strip()}\n")
     PAGE.parent.mkdir(exist_ok=True)
     draft = PAGE.with_suffix(".draft")
     draft.write_text("\n".join(parts))
