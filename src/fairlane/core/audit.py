@@ -9,14 +9,14 @@ which both are backlogged, that is, have requests waiting. It answers with three
   at most   no difference can have been larger
   bound     what VTC guarantees: 2U per weight, see `service_bound`
 
-The maximum over all pairs takes a number for each pair. So up to 32 backlogged clients are compared
+The maximum over all pairs takes a number for each pair. So up to 16 backlogged clients are compared
 pair by pair, exactly; while more are backlogged, the others wait to be taken up, and `observed` may
 miss what happens between them. `at most` covers everyone by one number each: all race, a client
 that joins starts at the level of the least, or where it was if that is further. Over an interval
 in which two run, their distance changes as their services differ, so no difference exceeds twice
 the widest spread.
 
-Cost: for each client served in an event O(log backlogged clients) amortised, and at most 32
+Cost: for each client served in an event O(log backlogged clients) amortised, and at most 16
 comparisons.
 """
 
@@ -27,8 +27,6 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.types import Request, RequestId
-
-_PAIRWISE = 32  # backlogged clients that are compared with each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +118,7 @@ class Auditor:
     cost, weights: as the policy's. bound: see `service_bound`, or None.
     name_of: from a request's client to whom is audited, such as the client's organisation; by
         default the client itself.
+    pairwise: how many backlogged clients are compared with each other.
     """
 
     def __init__(
@@ -129,11 +128,13 @@ class Auditor:
         weights: Mapping[str, float] | None = None,
         bound: float | None = None,
         name_of: Callable[[str], str] = str,
+        pairwise: int = 16,
     ) -> None:
         self._cost: Cost = LinearCost() if cost is None else cost
         self._weights = dict(weights or {})
         self._bound = bound
         self._name_of = name_of
+        self._pairwise = pairwise
         self._live: dict[RequestId, _Live] = {}
         self._requests: dict[str, int] = {}  # live ones, by client
         self._waiting: dict[str, int] = {}  # of the backlogged clients
@@ -271,7 +272,7 @@ class Auditor:
             score = max(score, least)
             self._spread = max(self._spread, score - least)
         self._race.join(client, total - score, score)
-        if len(self._least) < _PAIRWISE:
+        if len(self._least) < self._pairwise:
             self._pair(client)
         else:
             self._unpaired[client] = None

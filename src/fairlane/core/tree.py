@@ -56,13 +56,13 @@ class ClientTree:
 
     def retire(self, node: Node) -> None:
         """A client without requests goes idle, and so does a group without such clients."""
-        for step in lineage(node):
+        step: Node | None = node
+        while step is not None:
             level = step.level
             del level.children[step.name]
             level.young[step.name] = (step.counter, step.seq, step.inner)
             self._young += 1
-            if level.children:
-                break
+            step = None if level.children else step.parent
         if 2 * self._young >= self._max_idle:
             self.root.forget_old()
             self._young = 0
