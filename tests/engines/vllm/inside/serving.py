@@ -16,7 +16,7 @@ from typing import Any
 
 from engine import MODEL
 
-START_S = 150
+START_S = 300
 OPTIONS = (
     "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "512",
     "--max-num-seqs", "8", "--block-size", "32", "--disable-log-stats",

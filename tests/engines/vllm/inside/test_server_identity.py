@@ -233,7 +233,7 @@ def test_a_server_that_would_not_be_safe_does_not_start(
 ) -> None:  # fmt: skip
     process, _ = start(model, options, tmp_path / "log", environment)
     try:
-        assert process.wait(150) != 0
+        assert process.wait(300) != 0
     finally:
         stop(process)
     assert complaint in (tmp_path / "log").read_text()

@@ -1,0 +1,186 @@
+"""`fairlane tenants`, `serve` and `top` as a user runs them."""
+
+import io
+import json
+import os
+import shlex
+import socket
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fairlane.cli import main
+from fairlane.engines.tenant_file import read_tenants
+from fairlane.engines.tenants import Limits, Role, new_key
+from tests.engines.identity.site import Engine, Town, running
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs a command in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FAIRLANE_CONFIG", raising=False)
+
+    def run_here(*arguments: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        output, errors = capsys.readouterr()
+        return end.value.code, output, errors
+
+    return run_here
+
+
+Run = Callable[..., tuple[object, str, str]]
+
+
+def test_a_tenants_life(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, key, said = run("tenants", "add", "alice", "--weight", "2", "--max-queued", "9")
+    assert code == 0
+    assert key.startswith("fl-")
+    assert "only time" in said
+    second = run("tenants", "add", "alice", "--requests-per-minute", "60")[1].strip()
+    alice = read_tenants(Path("tenants.toml"))["alice"]
+    assert (alice.weight, len(alice.keys)) == (2.0, 2)
+    assert alice.limits == Limits(requests_per_minute=60, max_queued=9)
+    monkeypatch.setenv("FAIRLANE_KEY", second)
+    assert run("tenants", "check")[:2] == (0, "alice\n")
+    assert run("tenants", "revoke", alice.keys[1].id)[0] == 0
+    assert run("tenants", "check")[::2] == (2, "fairlane: the key is nobody's\n")
+    assert run("tenants", "revoke", "alice")[0] == 0
+    assert dict(read_tenants(Path("tenants.toml"))) == {}
+
+
+def test_groups_roles_and_keys_from_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("tenants", "add", "acme", "--no-key")[:2] == (0, "")
+    key = new_key()
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{key}\n"))
+    added = run("tenants", "add", "gate", "--parent", "acme", "--role", "gateway",
+                "--key-from-stdin")  # fmt: skip
+    assert added[:2] == (0, "")
+    found = read_tenants(Path("tenants.toml")).find(key.encode())
+    assert found is not None
+    assert (found.name, found.role) == ("gate", Role.GATEWAY)
+    listed = json.loads(run("tenants", "list", "--json")[1])
+    assert [(row["path"], len(row["keys"])) for row in listed] == [("acme", 0), ("acme/gate", 1)]
+    assert key not in run("tenants", "list")[1]
+    code, output, complaint = run("tenants", "add", "x", "--role", "king")
+    assert (code, output) == (2, "")
+    assert "unknown role 'king'" in complaint
+
+
+def test_mistakes_leave_the_file(run: Run) -> None:
+    run("tenants", "add", "alice")
+    before = Path("tenants.toml").read_bytes()
+    for arguments in (("add", "a/b"), ("add", "bob", "--parent", "nobody"), ("revoke", "nobody")):
+        code, output, complaint = run("tenants", *arguments)
+        assert (code, output, complaint.count("\n")) == (2, "", 1)
+    assert Path("tenants.toml").read_bytes() == before
+
+
+def planned(output: str) -> tuple[dict[str, str], list[str]]:
+    """The environment and the command of a dry run."""
+    words = shlex.split(output)
+    start = next(i for i, word in enumerate(words) if os.sep in word and "=" not in word)
+    return dict(word.split("=", 1) for word in words[:start]), words[start:]
+
+
+def test_serve_adds_scheduler_and_identity_and_passes_the_rest_on(run: Run) -> None:
+    code, output, _ = run("serve", "org/model", "--dry-run", "--port", "0", "--max-num-seqs", "4")
+    environment, command = planned(output)
+    assert (code, environment) == (0, {})
+    assert "org/model" in command
+    assert command[-2:] == ["--middleware", "fairlane.engines.vllm.identity"]
+    assert command[command.index("--scheduler-cls") + 1] == "fairlane.engines.vllm.scheduler"
+    assert command[command.index("--max-num-seqs") + 1] == "4"
+
+
+def test_serve_changes_the_configuration_and_not_its_file(run: Run) -> None:
+    run("tenants", "add", "alice")
+    config = Path("fairlane.toml")
+    config.write_text('tenants = "tenants.toml"\n[prices]\noutput = 3.0\n[weights]\nzoe = 2.0\n')
+    before = config.read_bytes()
+    code, output, _ = run(
+        "serve", "m", "--config", "fairlane.toml", "--rate-limit", "9", "--weights", "1,4",
+        "--cost", "quadratic", "--memory-tokens", "1000", "--port", "0", "--dry-run",
+    )  # fmt: skip
+    environment, command = planned(output)
+    written = tomllib.loads(Path(environment["FAIRLANE_CONFIG"]).read_text())
+    assert code == 0
+    assert written["tenants"] == str(Path("tenants.toml").resolve())
+    assert written["limits"] == {"requests_per_minute": 9}
+    assert written["weights"] == {"zoe": 2.0, "adapter-0": 1.0, "adapter-1": 4.0}
+    assert written["prices"] == {"cost": "quadratic"}
+    assert command[command.index("--num-gpu-blocks-override") + 1] == "32"
+    assert config.read_bytes() == before
+
+
+def test_the_rate_limit_of_rpm_is_the_schedulers(run: Run) -> None:
+    arguments = ("serve", "m", "--scheduler", "rpm", "--rate-limit", "9", "--port", "0")
+    environment, _ = planned(run(*arguments, "--dry-run")[1])
+    written = tomllib.loads(Path(environment["FAIRLANE_CONFIG"]).read_text())
+    assert written == {"scheduler": {"name": "rpm", "rate_limit": 9}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--scheduler", "vtx"), "unknown scheduler 'vtx': did you mean vtc?"),
+        (("--scheduler", "vtc-oracle"), "needs true output lengths"),
+        (("--config", "missing.toml"), "missing.toml: cannot be read"),
+        (("--grpc",), "gRPC front end"),
+        (("--scheduler-cls", "x.y"), "choose by --scheduler"),
+        (("--scheduling-policy", "priority"), "--scheduling-policy"),
+        (("--scheduling_policy=priority",), "--scheduling-policy"),
+        (("--port", "http"), "--port must be a number"),
+        (("--num-adapters", "2"), "--num-adapters needs a model's folder"),
+        (("--cost", "missing.toml"), "--cost is linear, quadratic or a file"),
+    ],
+)
+def test_serve_refuses_before_anything_starts(
+    run: Run, arguments: tuple[str, ...], complaint: str
+) -> None:
+    code, output, said = run("serve", "m", "--dry-run", *arguments)
+    assert (code, output, said.count("\n")) == (2, "", 1)
+    assert complaint in said
+
+
+def test_serve_sees_a_port_that_is_taken_and_keys_that_clash(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = run("serve", "m", "--dry-run", "--host", "127.0.0.1", "--port", port)[2]
+        assert f"cannot listen on 127.0.0.1:{port}" in said
+    run("tenants", "add", "alice")
+    Path("fairlane.toml").write_text('tenants = "tenants.toml"\n')
+    arguments = ("serve", "m", "--config", "fairlane.toml", "--api-key", "x", "--dry-run")
+    assert "leave them out" in run(*arguments)[2]
+
+
+def test_top_shows_who_got_what(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    town = Town(tmp_path)
+    town.add("root", role=Role.OPERATOR)
+    engine = Engine()
+    engine.snapshot["bound"] = 1000.0
+    engine.snapshot["observed_difference"] = 12.0
+    engine.snapshot["clients"] = {
+        "alice": {"service": 30.0, "queued": 2, "admissions": 2, "wait_s": 3.0, "weight": 1.0},
+        "bo\x1b[2Jb": {"service": 10.0, "running": 1, "weight": 3.0},
+    }
+    with running(town.access(), engine) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        assert "put an operator's key into FAIRLANE_KEY" in run("top", url)[2]
+        monkeypatch.setenv("FAIRLANE_KEY", town.keys["root"])
+        code, output, _ = run("top", url)
+        assert code == 0
+        title, _, alice, bob = output.splitlines()
+        assert title == "vtc: 2 clients, largest difference in service 12 of at most 1,000"
+        assert alice.split() == ["alice", "75.0%", "25.0%", "2", "0", "0", "0", "1.50", "0", "30"]
+        assert bob.startswith("bo?[2Jb")
+        seen = json.loads(run("top", url, "--json")[1])
+        assert [row["client"] for row in seen["rows"]] == ["alice", "bo\x1b[2Jb"]
+    assert "is the server running?" in run("top", url)[2]
