@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+collect_ignore = ["inside"]  # these run in the other environment, by test_inside.py
 NOT_AVAILABLE = 3  # exit code of tools/vllm_env.py
 
 
