@@ -26,6 +26,8 @@ SHOWN = ("", "csv", "json", "jsonl", "mermaid", "text", "toml")
 NOT_RUN = (
     "cd ",
     "fairlane bench ",
+    "fairlane serve ",
+    "fairlane top ",
     "git clone ",
     "make",
     "pip install ",
