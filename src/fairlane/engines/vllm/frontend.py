@@ -26,6 +26,7 @@ from fairlane.engines.vllm.clients import label
 log = logging.getLogger("vllm.fairlane")
 CALLER: ContextVar[Caller | None] = ContextVar("fairlane_caller", default=None)
 _ANSWER_S = 60.0  # how long the engine may take to answer while it starts
+_COUNT_EVERY_S = 0.25
 _NEEDED = {
     "engine_core": ("add_request_async", "abort_requests_async", "call_utility_async"),
     "output_processor": ("process_outputs", "abort_requests"),
@@ -70,6 +71,8 @@ class EngineDoor:
         self._by_adapter = by_adapter
         self._clock = clock
         self._inside: dict[str, _Inside] = {}
+        self._tokens: dict[str, int] = {}  # delivered, and not yet taken from limits
+        self._counted = clock()
         self._add = self._core.add_request_async
         self._abort = self._core.abort_requests_async
         self._process = self._outputs.process_outputs
@@ -109,8 +112,12 @@ class EngineDoor:
         await self._abort(request_ids)
 
     def process_outputs(self, outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        """Count the tokens that were delivered, and let go of requests that are finished."""
-        tokens: dict[str, int] = {}
+        """Count the tokens that were delivered, and let go of requests that are finished.
+
+        Limits learn of tokens when a request ends, and of all others a few times a second: this
+        runs at every step of the engine.
+        """
+        tokens = self._tokens
         for output in outputs:
             inside = self._inside.get(output.request_id)
             if inside is not None:
@@ -120,10 +127,16 @@ class EngineDoor:
                 tokens[client] = tokens.get(client, 0) + len(output.new_token_ids)
                 if output.finish_reason is not None:
                     self._leave(output.request_id)
-        now = self._clock()
-        for client, count in tokens.items():
-            self._admission.rates.take_tokens(client, count, now)
+        if self._clock() - self._counted > _COUNT_EVERY_S:
+            for client in list(tokens):
+                self._count(client)
+            self._counted = self._clock()
         return self._process(outputs, *args, **kwargs)
+
+    def _count(self, client: str) -> None:
+        tokens = self._tokens.pop(client, 0)
+        if tokens:
+            self._admission.rates.take_tokens(client, tokens, self._clock())
 
     # -- who it is ---------------------------------------------------------------------------
 
@@ -146,6 +159,7 @@ class EngineDoor:
     def _leave(self, request_id: str) -> None:
         inside = self._inside.pop(request_id, None)
         if inside is not None:
+            self._count(inside.client)
             self._turns.leave(inside.client)
 
 
