@@ -15,6 +15,7 @@ from fairlane.core.types import Outcome, Request
 from fairlane.engines.vllm.books import Books
 from fairlane.engines.vllm.clients import client_of
 from fairlane.engines.vllm.config import FairlaneConfig
+from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends
 from fairlane.engines.vllm.private import (
     AsyncScheduler,
     Hooks,
@@ -143,7 +144,11 @@ class FairAsyncScheduler(FairHooks, AsyncScheduler):  # type: ignore[misc]
 
 
 def make_scheduler(*args: Any, **kwargs: Any) -> Any:
-    """The fair scheduler over the base that vLLM's configuration asks for."""
+    """The fair scheduler over the base that vLLM's configuration asks for.
+
+    Raises FairlaneError with a front end that nobody says the clients' names in.
+    """
+    refuse_unguarded_front_ends()
     config = kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]
     kind = FairAsyncScheduler if config.scheduler_config.async_scheduling else FairScheduler
     return kind(*args, **kwargs)

@@ -10,6 +10,7 @@ import openai
 import pytest
 from serving import PLUGIN, Server, running, start, stop, write_model
 
+from fairlane.core.errors import FairlaneError
 from fairlane.engines.tenant_file import change_tenants
 from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
 
@@ -220,6 +221,14 @@ def test_a_revoked_key_and_a_new_weight_hold_at_once(server: Server, folder: Pat
     assert seen["clients"]["new"]["weight"] == 5.0
     change_tenants(file, lambda t: t.without_key(hash_key(key).id))
     assert server.request("POST", "/v1/completions", body, key=key)[0] == 401
+
+
+def test_the_scheduler_refuses_front_ends_without_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairlane.engines.vllm.scheduling import make_scheduler
+
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(FairlaneError, match="the Rust front end passes by the middleware"):
+        make_scheduler()
 
 
 @pytest.mark.parametrize(
