@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import random
+import secrets
 import subprocess
 import sys
 import time
@@ -30,11 +31,12 @@ import numpy as np
 
 PLUGIN = "fairlane.engines.vllm"
 HEADER = "x-fairlane-client"
-CONFIG = """[scheduler]
+KEY = secrets.token_urlsafe(32)  # of a gateway, which may name its clients in HEADER
+CONFIG = """tenants = "tenants.toml"
+[scheduler]
 name = "{name}"
-[identity]
-anonymous = "anonymous"
-header = "{header}"
+[metrics]
+public = true
 """
 
 
@@ -95,7 +97,7 @@ def start(name: str, port: int, folder: Path, arguments: argparse.Namespace) -> 
     command += ["--no-enable-prefix-caching", *arguments.vllm]
     if not name.startswith("stock"):
         config = folder / f"{name}.toml"
-        config.write_text(CONFIG.format(name=name, header=HEADER))
+        config.write_text(CONFIG.format(name=name))
         environment["FAIRLANE_CONFIG"] = str(config)
         command += ["--scheduler-cls", f"{PLUGIN}.scheduler", "--middleware", f"{PLUGIN}.identity"]
     log = (folder / f"{name}.log").open("wb")
@@ -134,7 +136,7 @@ async def send(session: aiohttp.ClientSession, url: str, load: Load, i: int, out
     begin = time.perf_counter()
     first = last = 0.0
     tokens = 0
-    headers = {HEADER: "ab"[i % 2]}
+    headers = {HEADER: "ab"[i % 2], "Authorization": f"Bearer {KEY}"}
     async with session.post(f"{url}/v1/completions", json=body, headers=headers) as response:
         if response.status != 200:
             out.failed += 1
@@ -253,6 +255,13 @@ def main() -> None:
     parser.add_argument("vllm", nargs="*", help="options of vLLM, after --")
     arguments = parser.parse_args()
     folder = Path(arguments.output).resolve().parent
+    os.environ["FAIRLANE_GATEWAY_KEY"] = KEY  # for what --then runs
+    add = [sys.executable, "-m", "fairlane", "tenants", "add", "gateway", "--role", "gateway"]
+    (folder / "tenants.toml").unlink(missing_ok=True)
+    subprocess.run(
+        [*add, "--key-from-stdin", "--file", str(folder / "tenants.toml")],
+        input=KEY.encode(), check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     servers: list[Server] = []
     try:
         for i, name in enumerate(arguments.servers.split(",")):
