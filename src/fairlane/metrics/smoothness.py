@@ -32,4 +32,5 @@ def batch_shares(table: Table, x: Floats) -> Floats:
     runs = (table.start <= x[:, None]) & (x[:, None] < table.end) & table.delivered
     count = table.per_client(runs.astype(np.float64))
     total = count.sum(axis=1, keepdims=True)
-    return np.divide(count, total, out=np.full_like(count, np.nan), where=total > 0)
+    shares: Floats = np.divide(count, total, out=np.full_like(count, np.nan), where=total > 0)
+    return shares

@@ -39,7 +39,10 @@ def params(client: str, output: int, **options: Any) -> SamplingParams:
 def rows(llm: LLM) -> dict[str, Any]:
     """The snapshot as the HTTP server gets it."""
     core: Any = llm.llm_engine.engine_core
-    return json.loads(json.dumps(core.engine_core.fairlane_snapshot()))["clients"]
+    clients: dict[str, Any] = json.loads(json.dumps(core.engine_core.fairlane_snapshot()))[
+        "clients"
+    ]
+    return clients
 
 
 def prompt(number: int, length: int) -> dict[str, Any]:
