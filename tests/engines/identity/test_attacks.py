@@ -38,7 +38,7 @@ def test_a_huge_key_is_not_even_hashed() -> None:
     start = time.perf_counter()
     for _ in range(100):
         assert tenants.find(huge) is None
-    assert time.perf_counter() - start < 0.1
+    assert time.perf_counter() - start < 1.0  # hashing takes seconds
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def town(tmp_path: Path) -> Town:
 def spoken(server: Server, sent: bytes) -> bytes:
     """What the server answers to these bytes."""
     with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
-        connection.sendall(sent)
-        connection.shutdown(socket.SHUT_WR)
         answer = b""
-        try:
+        try:  # a server that has read enough may hang up while we still send
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 answer += part
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):
             pass
     return answer
 
