@@ -8,9 +8,8 @@ from typing import Any
 
 import openai
 import pytest
-from serving import PLUGIN, Server, running, start, stop, write_model
+from serving import PLUGIN, Server, running, write_model
 
-from fairlane.core.errors import FairlaneError
 from fairlane.engines.tenant_file import change_tenants
 from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
 
@@ -221,30 +220,3 @@ def test_a_revoked_key_and_a_new_weight_hold_at_once(server: Server, folder: Pat
     assert seen["clients"]["new"]["weight"] == 5.0
     change_tenants(file, lambda t: t.without_key(hash_key(key).id))
     assert server.request("POST", "/v1/completions", body, key=key)[0] == 401
-
-
-def test_the_scheduler_refuses_front_ends_without_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairlane.engines.vllm.scheduling import make_scheduler
-
-    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
-    with pytest.raises(FairlaneError, match="the Rust front end passes by the middleware"):
-        make_scheduler()
-
-
-@pytest.mark.parametrize(
-    ("options", "environment", "complaint"),
-    [
-        (("--middleware", "fairlane.engines.vllm.identity"), {}, "--scheduler-cls fairlane"),
-        (PLUGIN, {"FAIRLANE_CONFIG": "/does/not/exist.toml"}, "cannot be read"),
-    ],
-)
-def test_a_server_that_would_not_be_safe_does_not_start(
-    model: Path, tmp_path: Path, options: tuple[str, ...], environment: dict[str, str],
-    complaint: str,
-) -> None:  # fmt: skip
-    process, _ = start(model, options, tmp_path / "log", environment)
-    try:
-        assert process.wait(300) != 0
-    finally:
-        stop(process)
-    assert complaint in (tmp_path / "log").read_text()
