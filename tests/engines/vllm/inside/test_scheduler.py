@@ -97,6 +97,30 @@ def test_groups_share_before_their_members(config: Any) -> None:
     assert totals["x"] / totals["y"] == pytest.approx(1.0, rel=0.1)
 
 
+def longest_wait(scheduler: Any) -> int:
+    """Steps to the first token of a light client's requests, in a flood of another's."""
+    for number in range(400):
+        scheduler.add_request(make_request(f"flood-{number}", "flood", output=20))
+    delivered, worst = Delivered(), 0
+    for number in range(20):
+        for _ in range(7):
+            step(scheduler, delivered)
+        light = f"light-{number}"
+        scheduler.add_request(make_request(light, "light", output=2))
+        steps = 0
+        while not delivered[light] and steps < 300:
+            step(scheduler, delivered)
+            steps += 1
+        worst = max(worst, steps)
+    return worst
+
+
+def test_a_flood_delays_a_light_client_by_one_wave_at_most() -> None:
+    """A wave: the 20 steps in which each running request is replaced."""
+    assert longest_wait(make_scheduler()) <= 20 + 1
+    assert longest_wait(make_scheduler(fair=False)) == 300
+
+
 # -- charges ---------------------------------------------------------------------------------
 
 
