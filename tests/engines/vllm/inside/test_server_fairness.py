@@ -54,7 +54,8 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 def ask(server: Server, name: str, tokens: int = OUTPUT, **more: Any) -> int:
     """One completion; its status."""
     body = {"model": "tiny", "prompt": "w1 w2 w3", "max_tokens": tokens, "ignore_eos": True, **more}
-    return server.request("POST", "/v1/completions", body, key=KEYS[name])[0]
+    status: int = server.request("POST", "/v1/completions", body, key=KEYS[name])[0]
+    return status
 
 
 class Crowd:
