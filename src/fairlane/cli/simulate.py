@@ -31,6 +31,12 @@ def simulate(
     predict_range: Annotated[
         float | None, typer.Option(help="How far vtc-oracle may be off: 0.5 for +-50 %.")
     ] = None,
+    quantum: Annotated[
+        float | None, typer.Option(help="Service per turn of drr and dlpm, in tokens' worth.")
+    ] = None,
+    prefix_cache_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Size of a prefix cache; none by default.")
+    ] = None,
     memory_tokens: Annotated[
         int | None, typer.Option(min=1, help="Size of the KV cache; the profile's by default.")
     ] = None,
@@ -79,6 +85,7 @@ def simulate(
     fairlane simulate overload --scheduler vtc
     fairlane simulate overload-weighted --weights 1,2,3,4 --runs 8
     fairlane simulate arena --scheduler rpm --rate-limit 10 --output rpm.jsonl
+    fairlane simulate shared-prefix --scheduler dlpm --prefix-cache-tokens 2048
     fairlane simulate real --trace trace.csv --scheduler vtc-oracle --predict-range 0.5
     """
     from fairlane.experiments.runs import simulate_runs
@@ -92,6 +99,8 @@ def simulate(
         cost=cost,
         rate_limit=rate_limit,
         predict_range=predict_range,
+        quantum=quantum,
+        prefix_cache_tokens=prefix_cache_tokens,
         memory_tokens=memory_tokens,
         duration=duration,
         rates=parse_numbers(rates, "--rates"),
