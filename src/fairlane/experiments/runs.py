@@ -42,8 +42,8 @@ class Range(NamedTuple):
 class Report:
     """What a simulation gave. files: the rows written, one file per run.
 
-    metrics: the headline metrics. clients: per client the fields of `ClientSummary`, spreads as
-    `ttft_mean`, `ttft_p50` and so on, in seconds.
+    metrics: the headline metrics, and what an auditor saw. clients: per client the fields of
+    `ClientSummary`, spreads as `ttft_mean`, `ttft_p50` and so on, in seconds.
     """
 
     settings: Settings
@@ -150,11 +150,16 @@ def _output(output: Path | None, seed: int, runs: int) -> Path | None:
 
 
 def _run(job: _Job) -> tuple[_Values, dict[str, _Values]]:
-    run = job.settings.run()
+    run = job.settings.run(audited=True)
     if job.output is not None:
         WRITERS[job.format](job.output, run)
     summaries = summarise_run(job.settings, run)
-    return headline(run), {summary.client: client_values(summary) for summary in summaries}
+    audit = run.manifest["audit"]
+    metrics = headline(run) | {
+        "observed_difference": audit["observed"],
+        "bound": audit["bound"],
+    }
+    return metrics, {summary.client: client_values(summary) for summary in summaries}
 
 
 def _ranges(runs: Sequence[_Values]) -> dict[str, Range]:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
@@ -136,16 +137,35 @@ class Settings:
             options["true_length"] = _true_length(requests)
         return spec.create(**options)
 
-    def run(self) -> Run:
-        """Simulate; the manifest holds these settings and the server's."""
+    def run(self, *, audited: bool = False) -> Run:
+        """Simulate; the manifest holds these settings and the server's.
+
+        audited: an auditor watches the scheduler, and the manifest says what it saw: the largest
+        difference in service per weight while two clients waited, and VTC's bound on it.
+        """
         requests = self.requests()
         cache = None
         if self.prefix_cache_tokens is not None:
             cache = PrefixCache(requests, self.prefix_cache_tokens)
         policy = self.policy(requests, cache)
+        auditor = self._auditor(requests) if audited else None
+        if auditor is not None:
+            policy.watch(auditor)
         run = simulate(requests, policy, self.server(), seed=self.seed, cache=cache)
         run.manifest = {**asdict(self), **run.manifest}
+        if auditor is not None:
+            report = auditor.report()
+            run.manifest["audit"] = {"observed": report.observed, "bound": report.bound}
         return run
+
+    def _auditor(self, requests: list[TracedRequest]) -> Auditor:
+        cost, weights = self.cost_function(), self.client_weights(requests)
+        server = self.server()
+        prompt = max((r.prompt_len for r in requests), default=0) + server.prompt_overhead
+        output = max((r.output_len for r in requests), default=1)
+        least = min(weights.values(), default=1.0)
+        bound = service_bound(server.memory_tokens, prompt, cost, output, least)
+        return Auditor(cost=cost, weights=weights, bound=bound)
 
 
 @cache

@@ -57,7 +57,7 @@ def spoken(server: Server, sent: bytes) -> bytes:
             connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 answer += part
-        except (ConnectionResetError, BrokenPipeError):
+        except OSError:
             pass
     return answer
 
