@@ -4,6 +4,7 @@ import pytest
 
 from fairlane.core.audit import Audit, Auditor, service_bound
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.experiments.settings import Settings
 from fairlane.policies.registry import create_policy
 from fairlane.simulator.profile import get_profile
 from fairlane.simulator.run import simulate
@@ -52,3 +53,13 @@ def test_fcfs_does_not(suite: str) -> None:
     report = audit("fcfs", suite)
     assert report.bound is not None
     assert report.observed > 2 * report.bound
+
+
+@pytest.mark.parametrize("suite", ["overload", "poisson_short_long"])
+def test_vtc_keeps_the_bound_in_vllms_loop_while_requests_are_preempted(suite: str) -> None:
+    settings = Settings(
+        suite=suite, scheduler="vtc", profile="h200-llama-2-7b",
+        memory_tokens=20_000, duration=60, rate_scale=10,
+    )  # fmt: skip
+    seen = settings.run(audited=True).manifest["audit"]
+    assert 0 < seen["observed"] <= seen["bound"]

@@ -9,7 +9,7 @@ from fairlane.experiments.catalogue import find_experiment
 from fairlane.experiments.compare import cold_start_s, compare, error_medians
 from fairlane.records import read_run
 from fairlane.simulator.randomness import Randomness
-from fairlane.simulator.serving import NO_NOISE
+from fairlane.simulator.serving import NO_NOISE, ServerConfig
 from tests.simulator.replay import Replay
 
 # Batches that the queue predicts exactly, of all batches that were measured.
@@ -29,6 +29,7 @@ def replay(path: Path, settings_of: str) -> tuple[int, int]:
     assert experiment is not None
     run, settings = read_run(path), experiment.replay(path)
     requests, server = settings.requests(), settings.server()
+    assert isinstance(server, ServerConfig)
     server = replace(server, first_prefill_delay_s=cold_start_s(run, server), noise=NO_NOISE)
     measured = {
         i: (record.arrival_s + record.ttft_s, record.arrival_s + record.latency_s)

@@ -46,6 +46,7 @@ def simulate(
     rates: Annotated[
         str | None, typer.Option(help="Requests per second of each client: 1,2.")
     ] = None,
+    rate_scale: Annotated[float, typer.Option(help="Times the rate, in the same time.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and the oracle.")] = 0,
     runs: Runs = 1,
     trace: Annotated[
@@ -86,6 +87,7 @@ def simulate(
     fairlane simulate overload-weighted --weights 1,2,3,4 --runs 8
     fairlane simulate arena --scheduler rpm --rate-limit 10 --output rpm.jsonl
     fairlane simulate shared-prefix --scheduler dlpm --prefix-cache-tokens 2048
+    fairlane simulate overload --profile h200-llama-2-7b --rate-scale 10 --duration 45
     fairlane simulate real --trace trace.csv --scheduler vtc-oracle --predict-range 0.5
     """
     from fairlane.experiments.runs import simulate_runs
@@ -104,6 +106,7 @@ def simulate(
         memory_tokens=memory_tokens,
         duration=duration,
         rates=parse_numbers(rates, "--rates"),
+        rate_scale=rate_scale,
         seed=seed,
         trace=trace,
         charging=charging or ("step-start-and-finish" if artifact else "delivery"),

@@ -14,7 +14,7 @@ from typing import Any
 import fairlane
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.experiments.runs import Range, client_values
-from fairlane.experiments.settings import Settings, read_requests
+from fairlane.experiments.settings import Settings, read_requests, scaled_requests
 from fairlane.files import OutputError
 from fairlane.loadgen.clients import Identity, identities
 from fairlane.loadgen.health import bottleneck
@@ -68,21 +68,12 @@ class BenchSettings:
     def requests(self) -> list[TracedRequest]:
         """The workload, at the times at which it is sent."""
         suite = get_suite(self.suite)
-        config = suite.config
         trace = read_requests(self.trace) if self.trace is not None else None
-        duration = config.duration if self.duration is None and trace is None else self.duration
-        # the workload of X times the duration, sent in 1/X of its time
-        windows = config.on_off * self.rate_scale if config.on_off > 0 else config.on_off
-        longer = replace(suite, config=replace(config, on_off=windows))
-        requests = longer.requests(
-            seed=self.workload_seed,
-            duration=None if duration is None else duration * self.rate_scale,
-            trace=trace,
-        )
+        requests = scaled_requests(suite, self.rate_scale, self.workload_seed, self.duration, trace)
         if not requests:
             raise FairlaneError("nothing to send: the workload has no requests in this duration")
-        factor = self.time_scale / self.rate_scale
-        return [replace(request, arrival_s=request.arrival_s * factor) for request in requests]
+        slower = self.time_scale
+        return [replace(request, arrival_s=request.arrival_s * slower) for request in requests]
 
     def pricing(self) -> Settings:
         """The settings that turn weights and cost into metrics."""

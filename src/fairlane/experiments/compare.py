@@ -13,7 +13,7 @@ from fairlane.experiments.ensemble import Progress, run_jobs, seeds
 from fairlane.experiments.settings import Settings
 from fairlane.metrics import headline
 from fairlane.records import Run, read_run
-from fairlane.simulator.serving import ServerConfig
+from fairlane.simulator.serving import AnyServer, ServerConfig
 
 _SAME_BATCH_S = 0.02  # first tokens that differ by less come from the same prefill
 _WARM_S = 0.1
@@ -187,7 +187,7 @@ def _read(experiment: Experiment, path: Path) -> _Measured:
     return _Measured(experiment, settings, headline(run))
 
 
-def cold_start_s(run: Run, server: ServerConfig) -> float:
+def cold_start_s(run: Run, server: AnyServer) -> float:
     """How much longer the first prefill of a measured run took than the profile says, in seconds.
 
     A server that was just started is slow once. Less than 0.1 s is the noise of a warm one: 0.
@@ -202,7 +202,9 @@ def cold_start_s(run: Run, server: ServerConfig) -> float:
     batch = [prompt for stamp, _, prompt in firsts if stamp - firsts[0][0] < _SAME_BATCH_S]
     usual = server.profile.prefill(sum(batch) + server.prompt_overhead * len(batch))
     longest_wait = max(ttft for _, ttft, _ in firsts[: len(batch)])
-    on_the_way = server.noise.delay_s[0] + server.reply_delay_s + server.idle_poll_s / 2
+    on_the_way = server.noise.delay_s[0] + server.reply_delay_s
+    if isinstance(server, ServerConfig):
+        on_the_way += server.idle_poll_s / 2
     delay = longest_wait - usual - on_the_way
     return round(delay, 3) if delay > _WARM_S else 0.0
 

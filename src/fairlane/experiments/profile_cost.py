@@ -20,7 +20,7 @@ import numpy as np
 from fairlane.core.cost import QuadraticCost
 from fairlane.core.errors import FairlaneError
 from fairlane.files import atomic_write
-from fairlane.simulator.profile import Profile
+from fairlane.simulator.profile import MAX_BATCH, Profile
 
 PHASES = ("prefill", "decode", "request")
 COLUMNS = ("phase", "prompt_len", "output_len", "seconds")
@@ -100,8 +100,8 @@ def _features(timing: Timing) -> tuple[float, ...]:
 
 def profile_timings(profile: Profile, batch: int) -> list[Timing]:
     """The times of `batch` equal requests by a latency profile, over a grid of lengths."""
-    if batch < 1 or batch >= len(profile.decode_base):
-        raise TimingError(f"batch must be 1 to {len(profile.decode_base) - 1}, not {batch}")
+    if not 1 <= batch <= MAX_BATCH:
+        raise TimingError(f"batch must be 1 to {MAX_BATCH}, not {batch}")
     timings = [Timing("prefill", x, 0, profile.prefill(batch * x), batch) for x in GRID]
     for x in GRID:
         seconds = 0.0

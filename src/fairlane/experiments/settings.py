@@ -16,11 +16,18 @@ from fairlane.experiments.profile_cost import read_cost
 from fairlane.policies.registry import get_policy
 from fairlane.records import Run, read_run
 from fairlane.simulator.prefix_cache import PrefixCache
-from fairlane.simulator.profile import get_profile
+from fairlane.simulator.profile import VllmProfile, get_profile
 from fairlane.simulator.run import simulate
-from fairlane.simulator.serving import MEASURED_NOISE, NO_NOISE, Charging, ServerConfig
+from fairlane.simulator.serving import (
+    MEASURED_NOISE,
+    NO_NOISE,
+    AnyServer,
+    Charging,
+    ServerConfig,
+    VllmConfig,
+)
 from fairlane.workloads.artifact_trace import import_artifact_pickle
-from fairlane.workloads.suites import get_suite
+from fairlane.workloads.suites import Suite, get_suite
 from fairlane.workloads.trace import TracedRequest, TraceError, check, read_csv
 
 COSTS: dict[str, LinearCost | QuadraticCost] = {
@@ -37,6 +44,8 @@ class Settings:
     TOML file that `fairlane profile-cost` wrote. predict_range: how far the oracle may be off,
     relative. trace: the file with the requests of the suite "real", as `read_requests` takes it.
     duration: seconds. rates: requests per second of each client, in place of the suite's.
+    rate_scale: times the rate; a suite's duration and silent windows stay, a trace is sent in so
+    much less time.
     quantum: service per turn of drr and dlpm. prefix_cache_tokens: size of the server's prefix
     cache. artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise
     and the oracle; workload_seed: of the workload.
@@ -55,6 +64,7 @@ class Settings:
     trace: str | None = None
     duration: float | None = None
     rates: tuple[float, ...] = ()
+    rate_scale: float = 1.0
     artifact_lift: bool = False
     charging: str = Charging.DELIVERY.value
     first_prefill_delay_s: float = 0.0
@@ -66,6 +76,8 @@ class Settings:
         if not 0 <= self.first_prefill_delay_s < math.inf:
             delay = self.first_prefill_delay_s
             raise FairlaneError(f"the delay of the first prefill must be seconds >= 0, not {delay}")
+        if not 0 < self.rate_scale < math.inf:
+            raise FairlaneError(f"rate_scale must be a number above 0, not {self.rate_scale}")
 
     def requests(self) -> list[TracedRequest]:
         """The workload."""
@@ -77,12 +89,20 @@ class Settings:
             server = self.server()
             most = server.max_total_tokens - server.prompt_overhead
             trace = read_requests(self.trace, max_total_len=most)
-        return suite.requests(seed=self.workload_seed, duration=self.duration, trace=trace)
+        return scaled_requests(suite, self.rate_scale, self.workload_seed, self.duration, trace)
 
-    def server(self) -> ServerConfig:
+    def server(self) -> AnyServer:
         """The simulated server."""
+        profile = get_profile(self.profile or get_suite(self.suite).profile)
+        if isinstance(profile, VllmProfile):
+            return VllmConfig(
+                profile=profile,
+                memory_tokens=self.memory_tokens or 0,
+                first_prefill_delay_s=self.first_prefill_delay_s,
+                noise=profile.noise if self.noise else profile.noise.without(),
+            )
         return ServerConfig(
-            profile=get_profile(self.profile or get_suite(self.suite).profile),
+            profile=profile,
             memory_tokens=self.memory_tokens or 0,
             charging=self._charging(),
             first_prefill_delay_s=self.first_prefill_delay_s,
@@ -166,6 +186,30 @@ class Settings:
         least = min(weights.values(), default=1.0)
         bound = service_bound(server.memory_tokens, prompt, cost, output, least)
         return Auditor(cost=cost, weights=weights, bound=bound)
+
+
+def scaled_requests(
+    suite: Suite,
+    rate_scale: float,
+    seed: int,
+    duration: float | None = None,
+    trace: list[TracedRequest] | None = None,
+) -> list[TracedRequest]:
+    """A suite at `rate_scale` times its rate: the workload of so many times the duration.
+
+    A suite's silent windows keep their length; a trace is sent in so much less time.
+    """
+    if rate_scale == 1.0:
+        return suite.requests(seed=seed, duration=duration, trace=trace)
+    config = suite.config
+    if duration is None and trace is None:
+        duration = config.duration
+    windows = config.on_off * rate_scale if config.on_off > 0 else config.on_off
+    requests = replace(suite, config=replace(config, on_off=windows)).requests(
+        seed=seed, duration=None if duration is None else duration * rate_scale, trace=trace
+    )
+    faster = 1 / rate_scale
+    return [replace(request, arrival_s=request.arrival_s * faster) for request in requests]
 
 
 @cache

@@ -1,13 +1,16 @@
 """Latency profiles: how long a step takes on a given GPU with a given model.
 
 A profile is a TOML file in `profiles/` with its provenance beside the numbers; adding one takes
-no code. Decode: floor or a + g(batch size) + c * context tokens + m * longest context. Prefill
+no code. It says which serving loop was measured: that of slora.py, unless it says `loop = "vllm"`.
+
+There, decode: floor or a + g(batch size) + c * context tokens + m * longest context. Prefill
 depends on the prompt tokens of the batch alone: a staircase (GEMM tiles) or straight lines between
-points.
+points. What a vLLM server's steps depend on is in step_latency.py.
 """
 
 import tomllib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.simulator.randomness import Noise
+from fairlane.simulator.step_latency import StepLatency, StepSize, parse_latency
 
 MAX_BATCH = 1000  # requests in a running batch, at most
 
@@ -24,30 +29,44 @@ class ProfileError(FairlaneError):
     """A profile that cannot be read; says which file and what is wrong."""
 
 
-@dataclass(frozen=True)
-class Profile:
-    """Step latencies in seconds, and the memory that was measured with them.
-
-    decode_base[n]: the part of a decode step that depends on its n running requests alone.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Profile(ABC):
+    """Step latencies in seconds, and the memory that was measured with them."""
 
     name: str
     summary: str
     memory_tokens: int
-    decode_base: tuple[float, ...]
-    decode_per_token: float
-    decode_per_longest: float
-    decode_floor: float
-    prefill_table: tuple[float, ...]
-    prefill_tile: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @abstractmethod
     def decode(self, batch: int, context_tokens: int, longest: int) -> float:
         """Seconds for one token for each of `batch` requests.
 
         context_tokens: prompt and generated tokens of the batch before the step; longest: of the
         request that has most.
         """
+
+    @abstractmethod
+    def prefill(self, prompt_tokens: int) -> float:
+        """Seconds to prefill `prompt_tokens` in one batch, with their first output tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SloraProfile(Profile):
+    """A server with the loop of slora.py.
+
+    decode_base[n]: the part of a decode step that depends on its n running requests alone.
+    """
+
+    decode_base: tuple[float, ...]
+    decode_per_token: float
+    decode_per_longest: float
+    decode_floor: float
+    prefill_table: tuple[float, ...]
+    prefill_tile: int
+
+    def decode(self, batch: int, context_tokens: int, longest: int) -> float:
+        """As of `Profile`."""
         seconds = (
             self.decode_base[batch]
             + self.decode_per_token * context_tokens
@@ -56,7 +75,7 @@ class Profile:
         return seconds if seconds > self.decode_floor else self.decode_floor
 
     def prefill(self, prompt_tokens: int) -> float:
-        """Seconds to prefill `prompt_tokens` in one batch, with their first output tokens."""
+        """As of `Profile`."""
         tile = -(-prompt_tokens // self.prefill_tile)
         table = self.prefill_table
         if tile < len(table):
@@ -64,6 +83,27 @@ class Profile:
         half = len(table) // 2  # beyond the measured range: go on as steeply as its second half
         slope = (table[-1] - table[half]) / (len(table) - 1 - half)
         return table[-1] + slope * (tile - len(table) + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmProfile(Profile):
+    """A server with the loop of vllm.py, and its settings, named as vLLM names them."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    async_scheduling: bool
+    latency: StepLatency
+    noise: Noise
+
+    def decode(self, batch: int, context_tokens: int, longest: int) -> float:
+        """On the GPU; as of `Profile`."""
+        return self.latency.gpu(StepSize(batch, context_tokens))
+
+    def prefill(self, prompt_tokens: int) -> float:
+        """On the GPU, of one prompt; as of `Profile`."""
+        return self.latency.gpu(StepSize(0, 0, prompt_tokens, prompt_tokens**2))
 
 
 def profile_names() -> list[str]:
@@ -96,9 +136,29 @@ def read_profile(path: Path) -> Profile:
 
 
 def _parse(name: str, data: dict[str, Any]) -> Profile:
+    loop = data.get("loop", "slora")
+    if loop not in LOOPS:
+        raise ValueError(f"loop is {loop!r}; known: {', '.join(LOOPS)}")
+    return LOOPS[loop](name, data)
+
+
+def _parse_vllm(name: str, data: dict[str, Any]) -> VllmProfile:
+    low, high = data["client"]["arrive_ms"]
+    return VllmProfile(
+        name=name,
+        summary=data["summary"],
+        memory_tokens=data["memory_tokens"],
+        **data["scheduler"],
+        latency=parse_latency(data),
+        noise=Noise(**data["noise"], delay_s=(low / 1e3, high / 1e3)),
+        provenance=data.get("provenance", {}),
+    )
+
+
+def _parse_slora(name: str, data: dict[str, Any]) -> SloraProfile:
     decode, prefill = data["decode"], data["prefill"]
     table, tile = _prefill_table(prefill)
-    return Profile(
+    return SloraProfile(
         name=name,
         summary=data["summary"],
         memory_tokens=data["memory_tokens"],
@@ -137,3 +197,9 @@ def _interpolate(points: list[list[float]], x: float) -> float:
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return points[-1][1]
+
+
+LOOPS: dict[str, Callable[[str, dict[str, Any]], Profile]] = {
+    "slora": _parse_slora,
+    "vllm": _parse_vllm,
+}

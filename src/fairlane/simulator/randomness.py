@@ -1,10 +1,27 @@
 """The random numbers of one simulated run, drawn up front from a seed."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from fairlane.simulator.serving import Noise
-
 _CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """What makes one run differ from another: standard deviations of normal factors, and a range.
+
+    step, run: relative, of each step's latency and of a whole run's. delay_s: a request reaches
+    the router after a uniform delay of this range; without noise its lower end.
+    """
+
+    step: float = 0.0
+    run: float = 0.0
+    delay_s: tuple[float, float] = (0.0, 0.0)
+
+    def without(self) -> "Noise":
+        """Every step takes exactly what the profile says."""
+        return Noise(delay_s=(self.delay_s[0],) * 2)
 
 
 class Randomness:

@@ -9,15 +9,16 @@ from fairlane.core.policy import Policy
 from fairlane.records import RequestRecord, Run
 from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.randomness import Randomness
-from fairlane.simulator.serving import ServerConfig
-from fairlane.simulator.slora import ServingLoop, Times
+from fairlane.simulator.serving import AnyServer, ServerConfig, Times, VllmConfig
+from fairlane.simulator.slora import ServingLoop
+from fairlane.simulator.vllm import VllmLoop
 from fairlane.workloads.trace import TracedRequest
 
 
 def simulate(
     requests: Sequence[TracedRequest],
     policy: Policy[Any],
-    config: ServerConfig,
+    config: AnyServer,
     *,
     seed: int = 0,
     cache: PrefixCache | None = None,
@@ -26,16 +27,21 @@ def simulate(
 
     cache: holds what is shared between prompts, beside the memory of the running batch. The policy
     is handed requests whose id is their position in `requests`. Raises FairlaneError for a
-    request that the server could never hold.
+    request that the server could never hold, and for a cache where the loop knows none.
     """
     _check(requests, config)
-    loop = ServingLoop(requests, policy, config, Randomness(seed, config.noise), cache)
-    times = loop.run()
+    randomness = Randomness(seed, config.noise)
+    if isinstance(config, VllmConfig):
+        if cache is not None:
+            raise FairlaneError(f"{config.profile.name} was measured without a prefix cache")
+        times = VllmLoop(requests, policy, config, randomness).run()
+    else:
+        times = ServingLoop(requests, policy, config, randomness, cache).run()
     manifest = {"server": _settings(config), "seed": seed}
     return Run(manifest, _records(requests, times, config), _total_time(requests, times, config))
 
 
-def _check(requests: Sequence[TracedRequest], config: ServerConfig) -> None:
+def _check(requests: Sequence[TracedRequest], config: AnyServer) -> None:
     """Refuse a workload that contains a request too long for the server."""
     for request in requests:
         prompt = request.prompt_len + config.prompt_overhead
@@ -50,7 +56,7 @@ def _check(requests: Sequence[TracedRequest], config: ServerConfig) -> None:
 
 
 def _records(
-    requests: Sequence[TracedRequest], times: Times, config: ServerConfig
+    requests: Sequence[TracedRequest], times: Times, config: AnyServer
 ) -> list[RequestRecord]:
     delay = config.reply_delay_s
     records = []
@@ -68,16 +74,17 @@ def _records(
     return records
 
 
-def _total_time(requests: Sequence[TracedRequest], times: Times, config: ServerConfig) -> float:
+def _total_time(requests: Sequence[TracedRequest], times: Times, config: AnyServer) -> float:
     """When the last client has its answer; a rejected one learns of it with a delay."""
     ends = [end + config.reply_delay_s for end in times.end if end is not None]
     ends += [requests[i].arrival_s + config.abort_notice_s for i in times.rejection]
     return max(ends, default=0.0)
 
 
-def _settings(config: ServerConfig) -> dict[str, Any]:
+def _settings(config: AnyServer) -> dict[str, Any]:
     """The server's settings, for a manifest."""
     settings = asdict(config)
     settings["profile"] = config.profile.name
-    settings["charging"] = config.charging.value
+    if isinstance(config, ServerConfig):
+        settings["charging"] = config.charging.value
     return settings

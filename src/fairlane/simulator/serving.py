@@ -1,10 +1,12 @@
-"""The settings of a simulated server, with the artifact's values as defaults."""
+"""The settings of simulated servers, and what their loops have in common."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from enum import Enum
 
 from fairlane.core.errors import FairlaneError
-from fairlane.simulator.profile import MAX_BATCH, Profile
+from fairlane.simulator.profile import MAX_BATCH, Profile, VllmProfile
+from fairlane.simulator.randomness import Noise
 
 
 class Charging(Enum):
@@ -21,37 +23,62 @@ class Charging(Enum):
     STEP_START_AND_FINISH = "step-start-and-finish"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """What makes one run differ from another: standard deviations of normal factors, and a range.
-
-    step, run: relative, of each step's latency and of a whole run's. delay_s: a request reaches
-    the router after a uniform delay of this range; without noise its lower end.
-    """
-
-    step: float = 0.0
-    run: float = 0.0
-    delay_s: tuple[float, float] = (0.003, 0.003)
-
-
-NO_NOISE = Noise()
+NO_NOISE = Noise(delay_s=(0.003, 0.003))
 MEASURED_NOISE = Noise(step=0.01, run=0.003, delay_s=(0.003, 0.005))
 
 
+@dataclass(slots=True)
+class Times:
+    """When things happened, by position of the request; server time in seconds."""
+
+    first_token: list[float | None]
+    end: list[float | None]
+    rejection: dict[int, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """One simulated server. Defaults are the artifact's (S-LoRA's runtime); times in seconds.
+class Server(ABC):
+    """What all simulated servers have; times in seconds.
 
     memory_tokens: KV cache size C. prompt_overhead: tokens that the tokenizer adds to a prompt.
-    adapter_tokens: memory that each distinct client in the batch takes (its LoRA adapter).
-    decodes_between_admissions: decode steps after a prefill before the queue is asked again.
-    messages_per_turn: requests and notices that the router reads per turn of its event loop.
     first_prefill_delay_s: how much longer the first prefill after a cold start takes.
     abort_notice_s: after how long a rejected client learns of it.
     """
 
     profile: Profile
     memory_tokens: int = 0  # 0: the profile's
+    noise: Noise = NO_NOISE
+    prompt_overhead: int = 0
+    reply_delay_s: float = 0.0
+    abort_notice_s: float = 0.0
+    first_prefill_delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.memory_tokens == 0:
+            object.__setattr__(self, "memory_tokens", self.profile.memory_tokens)
+        if self.memory_tokens < 1:
+            raise FairlaneError(f"memory-tokens must be positive, not {self.memory_tokens}")
+
+    @property
+    @abstractmethod
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that is served."""
+
+    @property
+    @abstractmethod
+    def max_total_tokens(self) -> int:
+        """Longest prompt and output together that are served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig(Server):
+    """One server with the loop of slora.py. Defaults are the artifact's; times in seconds.
+
+    adapter_tokens: memory that each distinct client in the batch takes (its LoRA adapter).
+    decodes_between_admissions: decode steps after a prefill before the queue is asked again.
+    messages_per_turn: requests and notices that the router reads per turn of its event loop.
+    """
+
     charging: Charging = Charging.DELIVERY
     prompt_overhead: int = 2
     adapter_tokens: int = 32
@@ -61,14 +88,6 @@ class ServerConfig:
     reply_delay_s: float = 0.004
     finish_notice_s: float = 0.005
     abort_notice_s: float = 5.0
-    first_prefill_delay_s: float = 0.0
-    noise: Noise = NO_NOISE
-
-    def __post_init__(self) -> None:
-        if self.memory_tokens == 0:
-            object.__setattr__(self, "memory_tokens", self.profile.memory_tokens)
-        if self.memory_tokens < 1:
-            raise FairlaneError(f"memory-tokens must be positive, not {self.memory_tokens}")
 
     @property
     def max_batch(self) -> int:
@@ -89,3 +108,28 @@ class ServerConfig:
     def max_total_tokens(self) -> int:
         """Longest prompt and output together that are served."""
         return min(3072, self.memory_tokens - 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmConfig(Server):
+    """One server with the loop of vllm.py; memory is handed out in whole blocks."""
+
+    profile: VllmProfile
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the KV cache that requests can have: vLLM keeps one for itself."""
+        return self.memory_tokens // self.profile.block_size - 1
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that is served."""
+        return self.max_total_tokens - 1
+
+    @property
+    def max_total_tokens(self) -> int:
+        """Longest prompt and output together that are served."""
+        return min(self.profile.max_model_len, self.blocks * self.profile.block_size)
+
+
+AnyServer = ServerConfig | VllmConfig

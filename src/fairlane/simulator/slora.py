@@ -17,7 +17,6 @@ What the real loop does, and this one with it:
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 from typing import Any
@@ -27,8 +26,9 @@ from fairlane.core.policy import Policy, RepeatsCharges
 from fairlane.core.types import Request, RequestId
 from fairlane.simulator.memory import MemoryPlan
 from fairlane.simulator.prefix_cache import PrefixCache
+from fairlane.simulator.profile import SloraProfile
 from fairlane.simulator.randomness import Randomness
-from fairlane.simulator.serving import Charging, ServerConfig
+from fairlane.simulator.serving import Charging, ServerConfig, Times
 from fairlane.workloads.trace import TracedRequest
 
 DECODE_TURNS, PREFILL_TURNS = 1, 3
@@ -61,15 +61,6 @@ class Lengths(Counter[int]):
                 self.least = min(self, default=NONE)
 
 
-@dataclass(slots=True)
-class Times:
-    """When things happened, by position of the request; server time in seconds."""
-
-    first_token: list[float | None]
-    end: list[float | None]
-    rejection: dict[int, str] = field(default_factory=dict)
-
-
 class ServingLoop:
     """One run of the loop over a list of requests. A position in that list is a request's id."""
 
@@ -85,6 +76,8 @@ class ServingLoop:
         self.cache = cache
         self.policy = policy
         self.config = config
+        assert isinstance(config.profile, SloraProfile), "another loop's profile"
+        self.profile = config.profile
         self.factors = randomness
         self.times = Times([None] * len(requests), [None] * len(requests))
         self.left = len(requests)
@@ -143,7 +136,7 @@ class ServingLoop:
     def _decode(self) -> None:
         """Decode steps up to and including the next one after which something happens."""
         self._charge_again()
-        profile = self.config.profile
+        profile = self.profile
         n = len(self.running)
         now, step, turn = self.now, self.step, self.turn
         stop = min(self.end_steps[0], max(self.ask_at, step + 1))
@@ -199,7 +192,7 @@ class ServingLoop:
         """All of `batch` get their first token; a step of its own."""
         prompts = [self._prompt(position) for position in batch]
         fresh = sum(prompts) - sum(self.cached.pop(position) for position in batch)
-        seconds = self.config.profile.prefill(fresh)
+        seconds = self.profile.prefill(fresh)
         if self.cold:
             seconds += self.config.first_prefill_delay_s
             self.cold = False

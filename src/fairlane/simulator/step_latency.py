@@ -1,0 +1,100 @@
+"""How long a step of a vLLM server takes: a model of its GPU, its engine and its API server.
+
+The GPU works through the linear layers (by requests where all decode, which runs as one CUDA
+graph; by tokens where a prompt is among them) and through attention (by what it has to look at).
+The engine needs time per step and per request, and more for a step too large for a CUDA graph.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+Points = Sequence[Sequence[float]]
+
+
+class StepSize(NamedTuple):
+    """What a step works on.
+
+    decodes: requests that compute one token, after `context` tokens in all. prefill: tokens of
+    prompts, and `attention`: for each piece of a prompt its end squared minus its begin squared.
+    """
+
+    decodes: int
+    context: int = 0
+    prefill: int = 0
+    attention: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepLatency:
+    """Times in seconds. decode, mixed: (requests or tokens, seconds) points, lines in between.
+
+    graph_tokens: the largest step that is a CUDA graph; others take `eager_s` to launch.
+    hand_out_s: what
+    the API server takes for each token. reply_s: from there to the client.
+    """
+
+    decode: Points
+    mixed: Points
+    per_context_token: float
+    per_attention: float
+    schedule_s: float
+    schedule_per_request: float
+    graph_tokens: int
+    eager_s: float
+    update_s: float
+    update_per_request: float
+    hand_out_s: float
+    reply_s: float
+
+    def gpu(self, size: StepSize) -> float:
+        """Seconds on the GPU."""
+        if size.prefill:
+            seconds = interpolate(self.mixed, size.decodes + size.prefill)
+        else:
+            seconds = interpolate(self.decode, size.decodes)
+        return seconds + self.per_context_token * size.context + self.per_attention * size.attention
+
+    def schedule(self, size: StepSize) -> float:
+        """Seconds in the engine before the GPU can begin."""
+        return self.schedule_s + self.schedule_per_request * size.decodes
+
+    def launch(self, size: StepSize) -> float:
+        """Seconds in the engine while the GPU may already work."""
+        return 0.0 if size.decodes + size.prefill <= self.graph_tokens else self.eager_s
+
+    def update(self, requests: int) -> float:
+        """Seconds in the engine for the answer to a step of so many requests."""
+        return self.update_s + self.update_per_request * requests
+
+
+def parse_latency(data: dict[str, Any]) -> StepLatency:
+    """From the tables gpu, engine and client of a profile. Raises KeyError for what lacks."""
+    gpu, engine, client = data["gpu"], data["engine"], data["client"]
+    return StepLatency(
+        decode=_seconds(gpu["decode_ms"]),
+        mixed=_seconds(gpu["mixed_ms"]),
+        per_context_token=gpu["per_context_token_ns"] / 1e9,
+        per_attention=gpu["per_attention_ps"] / 1e12,
+        schedule_s=engine["schedule_ms"] / 1e3,
+        schedule_per_request=engine["schedule_per_request_us"] / 1e6,
+        graph_tokens=engine["graph_tokens"],
+        eager_s=engine["eager_ms"] / 1e3,
+        update_s=engine["update_ms"] / 1e3,
+        update_per_request=engine["update_per_request_us"] / 1e6,
+        hand_out_s=client["hand_out_us"] / 1e6,
+        reply_s=client["reply_ms"] / 1e3,
+    )
+
+
+def interpolate(points: Points, x: float) -> float:
+    """Straight lines between (x, y) points; before and after, the first and last line go on."""
+    at = bisect_right(points, x, 1, len(points) - 1, key=itemgetter(0))
+    (x0, y0), (x1, y1) = points[at - 1 : at + 1]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def _seconds(points: list[list[float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((x, ms / 1e3) for x, ms in points)
