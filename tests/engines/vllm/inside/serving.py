@@ -1,5 +1,6 @@
 """A real vLLM server on a tiny random Llama, with the options that a user would give."""
 
+import http.client
 import json
 import os
 import signal
@@ -9,35 +10,44 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine import MODEL
 
+from fairlane.engines.tenant_file import change_tenants
+from fairlane.engines.tenants import Tenant, Tenants
+
 START_S = 300
 OPTIONS = (
     "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "512",
-    "--max-num-seqs", "8", "--block-size", "32", "--disable-log-stats",
+    "--max-num-seqs", "8", "--block-size", "32",
 )  # fmt: skip
 PLUGIN = (
     "--scheduler-cls", "fairlane.engines.vllm.scheduler",
     "--middleware", "fairlane.engines.vllm.identity",
 )  # fmt: skip
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+# A model whose steps cost more than what happens around them: 8 at a time make 500 tokens/s here.
+CONTENDED = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
+             "num_attention_heads": 8, "num_key_value_heads": 8}  # fmt: skip
+JSON_CHARACTERS = '{}[]":,-.0123456789abcdefghijklmnopqrstuvwxyz '
 
 
 def write_model(folder: Path, **changes: Any) -> Path:
-    """A tiny Llama with a tokenizer of whole words w0..w499 and a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """A tiny Llama with a chat template. Its tokens: words w0..w449, and single characters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 128}
     (folder / "config.json").write_text(json.dumps(MODEL | heads | changes))
-    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(500))]
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(450)), *JSON_CHARACTERS]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.decoder = decoders.Fuse()
     made.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE}
     settings |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -73,6 +83,49 @@ class Server:
         except urllib.error.HTTPError as error:
             status, found, text = error.code, error.headers, error.read()
         return status, {k.lower(): v for k, v in found.items()}, text.decode()
+
+    def stream(self, body: Mapping[str, Any], key: str) -> "Streamed":
+        """Send a completion and read it as it comes."""
+        host, port = self.address
+        connection = http.client.HTTPConnection(host, port, timeout=120)
+        sent = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        data = json.dumps({"model": "tiny", **body, "stream": True}).encode()
+        begin = time.perf_counter()
+        connection.request("POST", "/v1/completions", data, sent)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        arrived = []
+        while line := answer.readline():
+            if line.startswith(b"data: {"):
+                arrived.append(time.perf_counter())
+        connection.close()
+        return Streamed(begin, arrived[0], arrived[-1])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return "127.0.0.1", int(self.url.rpartition(":")[2])
+
+    def clients(self, key: str) -> dict[str, Any]:
+        """What the server says of its clients to the operator with that key."""
+        status, _, answer = self.request("GET", "/fairlane/tenants", key=key)
+        assert status == 200, answer
+        found: dict[str, Any] = json.loads(answer)["clients"]
+        return found
+
+
+@dataclass
+class Streamed:
+    """When a request was sent, and when its first and last tokens came; in seconds."""
+
+    sent: float
+    first: float
+    last: float
+
+    @property
+    def ttft(self) -> float:
+        """Time to the first token."""
+        return self.first - self.sent
 
 
 def free_port() -> int:
@@ -134,6 +187,29 @@ def running(
         yield server
     finally:
         stop(process)
+
+
+@contextmanager
+def guarded(
+    model: Path, folder: Path, tenants: Iterable[Tenant], options: Sequence[str] = (),
+    configuration: str = "",
+) -> Iterator[Server]:  # fmt: skip
+    """A server with the plugin, these tenants and more configuration."""
+    everyone = Tenants({tenant.name: tenant for tenant in tenants})
+    change_tenants(folder / "tenants.toml", lambda _: everyone)
+    config = folder / "fairlane.toml"
+    config.write_text('tenants = "tenants.toml"\n' + configuration)
+    environment = {"FAIRLANE_CONFIG": str(config)}
+    with running(model, folder, (*PLUGIN, *options), environment) as server:
+        yield server
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 120) -> None:
+    """Ask until it is so."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"not seen in {limit_s} s: {what}"
+        time.sleep(0.1)
 
 
 def _healthy(server: Server) -> bool:
