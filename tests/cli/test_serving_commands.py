@@ -184,3 +184,17 @@ def test_top_shows_who_got_what(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
         seen = json.loads(run("top", url, "--json")[1])
         assert [row["client"] for row in seen["rows"]] == ["alice", "bo\x1b[2Jb"]
     assert "is the server running?" in run("top", url)[2]
+
+
+def test_a_gateways_header_without_a_gateway_is_told_before_the_server_starts(run: Run) -> None:
+    run("tenants", "add", "alice")
+    assert run("tenants", "check") == (0, "tenants.toml: 1 tenants, 1 keys\n", "")
+    Path("fairlane.toml").write_text('tenants = "tenants.toml"\n[identity]\nheader = "x-org"\n')
+    told = "warning: fairlane.toml: [identity] header: 'x-org' is ignored"
+    assert run("tenants", "check")[2].startswith(told)
+    command = ("serve", "org/model", "--config", "fairlane.toml", "--dry-run", "--port", "0")
+    assert "'x-org' is ignored" in run(*command)[2]
+    run("tenants", "add", "gate", "--role", "gateway")
+    assert run("tenants", "check")[2] == ""
+    assert run(*command)[2] == ""
+    assert run("tenants", "check", "--config", "other.toml")[0] == 2

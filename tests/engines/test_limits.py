@@ -130,3 +130,27 @@ def test_retry_after_is_whole_seconds() -> None:
     assert retry_after(Rejection("x", 0.2)) == "1"
     assert retry_after(Rejection("x", 2.001)) == "3"
     assert retry_after(Rejection("x")) == "1"
+
+
+def test_servers_that_share_a_limit_let_in_no_more_than_it_together() -> None:
+    everyone = {"a": Limits(requests_per_minute=600, tokens_per_minute=60)}
+    servers = [RateLimits(everyone.get, servers=4) for _ in range(4)]
+    let_in = [0, 0]
+    for minute in range(2):  # what comes at once, and then in a minute
+        for tick in range(6000):
+            now = minute * 60 * (tick + 1) / 6000
+            let_in[minute] += sum(server.arrive("a", now) is None for server in servers)
+    assert let_in == [600, 600]
+    assert servers[0].headers("a", 60.0)["x-ratelimit-limit-requests"] == "150"
+    servers[0].take_tokens("a", 30, 60.0)  # a minute's part is 15
+    rejection = servers[0].arrive("a", 60.0)
+    assert rejection is not None
+    assert rejection.retry_after_s == pytest.approx((15 + 1) * 4)
+
+
+def test_a_part_of_less_than_one_request_is_still_one_after_a_while() -> None:
+    limits = RateLimits({"a": Limits(requests_per_minute=2)}.get, servers=4)
+    assert limits.arrive("a", 0.0) is None
+    assert limits.arrive("a", 0.0) == Rejection("requests_per_minute", 120.0)
+    assert limits.arrive("a", 119.0) is not None
+    assert limits.arrive("a", 120.0) is None

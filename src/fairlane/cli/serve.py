@@ -65,6 +65,8 @@ def serve(
     if not dry_run:
         check_installed()
     planned = plan(model, options, context.args, os.environ)
+    if planned.warning:
+        say(f"warning: {planned.warning}")
     shown = [f"{name}={value}" for name, value in planned.environment.items()] + planned.command
     if dry_run:
         print(shlex.join(shown))

@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 File = Annotated[Path, typer.Option("--file", help="The file of tenants.")]
 _FILE = Path("tenants.toml")
+_CONFIG = Path("fairlane.toml")
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many; no limit by default.")]
 
 
@@ -108,14 +109,22 @@ def revoke(
 
 
 @app.command()
-def check(file: File = _FILE) -> None:
-    """Check the file; or say whose key it is that FAIRLANE_KEY holds.
+def check(
+    file: File = _FILE,
+    config: Annotated[
+        Path, typer.Option(help="The server's configuration, if it is there.")
+    ] = _CONFIG,
+) -> None:
+    """Check the file, and what the configuration expects of it.
+
+    Or say whose key it is that FAIRLANE_KEY holds.
 
     \b
     fairlane tenants check
     """
     from fairlane.engines.tenant_admin import whose
     from fairlane.engines.tenant_file import read_tenants
+    from fairlane.engines.vllm.config import FairlaneConfig
 
     tenants = read_tenants(file)
     key = os.environ.get("FAIRLANE_KEY")
@@ -124,6 +133,10 @@ def check(file: File = _FILE) -> None:
     else:
         keys = sum(len(tenant.keys) for tenant in tenants.values())
         print(f"{file}: {len(tenants)} tenants, {keys} keys")
+        if config.exists() or config != _CONFIG:
+            warning = FairlaneConfig.read(config).access.warning
+            if warning:
+                say(f"warning: {config}: {warning}")
 
 
 def _as_json(tenant: "Tenant", path: str) -> dict[str, object]:

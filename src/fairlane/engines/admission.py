@@ -1,5 +1,7 @@
 """Who sends a request, and whether it may come in now: the state of one server's front door.
 
+Where several servers stand before one engine, each lets in its part of every limit.
+
 Two counts per client, both of this process. `waiting`: requests (as clients count them) that have
 arrived and have no first token; max_queued limits it, and turns away. `inside`: requests that the
 engine holds (one of n samples is one); max_running limits it, and makes wait, in order of arrival.
@@ -57,8 +59,17 @@ class Admission:
     def __init__(self, limits_of: Callable[[str], Limits | None]) -> None:
         self._limits_of = limits_of
         self.rates = RateLimits(limits_of)
+        self._servers = 1
         self.waiting: dict[str, int] = {}
         self.rejected: dict[tuple[str, str], int] = {}
+
+    def share(self, servers: int) -> None:
+        """So many servers share each limit, evenly."""
+        self._servers = self.rates.servers = servers
+
+    def part(self, limit: int | None) -> int | None:
+        """What one server has of a limit on a number of requests: at least one."""
+        return None if limit is None else max(1, limit // self._servers)
 
     def arrive(self, caller: Caller, now: float) -> None:
         """Let a request of a known client wait. Raises Refused, with status 429."""
@@ -66,7 +77,8 @@ class Admission:
         limits = self._limits_of(caller.client)
         waiting = self.waiting.get(caller.client, 0)
         rejection = None
-        if limits is not None and limits.max_queued is not None and waiting >= limits.max_queued:
+        most = None if limits is None else self.part(limits.max_queued)
+        if most is not None and waiting >= most:
             rejection = Rejection("queue_full")
         else:
             rejection = self.rates.arrive(caller.client, now)

@@ -4,7 +4,8 @@ Each limit is a bucket that holds a minute's worth and is refilled evenly. A req
 whole request and one whole token in the buckets: what it costs in tokens is known only as it is
 served, so tokens are taken as they come and may leave a debt.
 
-A member of a group also needs room in the buckets of the groups above it.
+A member of a group also needs room in the buckets of the groups above it. Where several servers
+stand before one engine, each has its part of every limit.
 """
 
 import math
@@ -21,27 +22,33 @@ _KEPT = 1024  # clients whose buckets are kept without looking whether they matt
 
 @dataclass(slots=True)
 class Bucket:
-    """What is left of a limit. `left` may be negative: a debt."""
+    """What is left of a limit, or of a part of one. `left` may be negative: a debt."""
 
-    capacity: int
+    per_minute: float
     left: float
     updated: float
 
+    @property
+    def capacity(self) -> float:
+        """What it holds: a minute's worth, and at least one."""
+        return max(1.0, self.per_minute)
+
     def refill(self, now: float) -> None:
         """Bring `left` up to `now`."""
-        gained = max(0.0, now - self.updated) * self.capacity / MINUTE_S
-        self.left = min(float(self.capacity), self.left + gained)
+        gained = max(0.0, now - self.updated) * self.per_minute / MINUTE_S
+        self.left = min(self.capacity, self.left + gained)
         self.updated = max(now, self.updated)
 
-    def resize(self, capacity: int) -> None:
+    def resize(self, per_minute: float) -> None:
         """The limit changed: what was used stays used."""
-        self.left = min(self.left + (capacity - self.capacity), float(capacity))
-        self.capacity = capacity
+        used = self.capacity - self.left
+        self.per_minute = per_minute
+        self.left = self.capacity - used
 
     def seconds_until(self, amount: float) -> float:
         """How long until `amount` is left, if nothing is taken."""
         missing = amount - self.left
-        return missing * MINUTE_S / self.capacity if missing > _ROUNDING else 0.0
+        return missing * MINUTE_S / self.per_minute if missing > _ROUNDING else 0.0
 
 
 _KINDS = ("requests", "tokens")
@@ -52,10 +59,12 @@ class RateLimits:
 
     limits_of: from a path ("acme/eng/alice") to its limits, or None. It may change its answers:
     a new limit holds at once.
+    servers: how many share each limit, evenly.
     """
 
-    def __init__(self, limits_of: Callable[[str], Limits | None]) -> None:
+    def __init__(self, limits_of: Callable[[str], Limits | None], servers: int = 1) -> None:
         self._limits_of = limits_of
+        self.servers = servers
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._look_again_at = _KEPT
 
@@ -89,7 +98,7 @@ class RateLimits:
             if other is None or bucket.left < other.left:
                 tightest[kind] = bucket
         for kind, bucket in tightest.items():
-            found[f"x-ratelimit-limit-{kind}"] = str(bucket.capacity)
+            found[f"x-ratelimit-limit-{kind}"] = str(math.floor(bucket.capacity))
             found[f"x-ratelimit-remaining-{kind}"] = str(max(0, math.floor(bucket.left)))
             found[f"x-ratelimit-reset-{kind}"] = duration(bucket.seconds_until(bucket.capacity))
         return found
@@ -102,21 +111,22 @@ class RateLimits:
             limits = self._limits_of(path)
             if limits is not None:
                 for kind in _KINDS:
-                    capacity = getattr(limits, f"{kind}_per_minute")
-                    if capacity is not None:
-                        found.append((kind, self._bucket(kind, path, capacity, now)))
+                    limit = getattr(limits, f"{kind}_per_minute")
+                    if limit is not None:
+                        bucket = self._bucket(kind, path, limit / self.servers, now)
+                        found.append((kind, bucket))
             path = path.rpartition("/")[0]
         return found
 
-    def _bucket(self, kind: str, path: str, capacity: int, now: float) -> Bucket:
+    def _bucket(self, kind: str, path: str, per_minute: float, now: float) -> Bucket:
         bucket = self._buckets.get((kind, path))
         if bucket is None:
             if len(self._buckets) >= self._look_again_at:
                 self._forget_full(now)
-            bucket = self._buckets[kind, path] = Bucket(capacity, capacity, now)
+            bucket = self._buckets[kind, path] = Bucket(per_minute, max(1.0, per_minute), now)
         bucket.refill(now)
-        if bucket.capacity != capacity:
-            bucket.resize(capacity)
+        if bucket.per_minute != per_minute:
+            bucket.resize(per_minute)
         return bucket
 
     def _forget_full(self, now: float) -> None:

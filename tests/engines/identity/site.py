@@ -38,6 +38,7 @@ class Engine:
         self.broken = False
         self.forgotten: list[str] = []
         self.output_tokens = 1
+        self.client_count = 1  # API servers
         self.held: asyncio.Event | None = None
         self._ended: dict[str, asyncio.Event] = {}
 

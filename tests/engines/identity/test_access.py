@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.tenants import Limits
+from fairlane.engines.tenants import Limits, Role
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends
 from tests.engines.identity.site import Town
@@ -28,6 +28,7 @@ def town(tmp_path: Path) -> Town:
         ({"identity": {"anonymous": 3}}, r"\[identity\] anonymous must be of type str"),
         ({"identity": {"anonymous": "alice"}}, "'alice' has API keys"),
         ({"identity": {"anonymous": "a\nb"}}, "is not a name"),
+        ({"tenants": None, "identity": {"header": "x-org"}}, "a gateway needs a key; name a file"),
         ({"identity": {"header": "Authorization"}}, "cannot be a gateway's header"),
         ({"identity": {"header": "x client"}}, "cannot be a gateway's header"),
         ({"identity": {"routes": ["v1/new"]}}, "'v1/new' is no path"),
@@ -79,3 +80,12 @@ def test_front_ends_without_middleware_are_refused() -> None:
         refuse_unguarded_front_ends(["serve", "m", "--grpc"], {})
     with pytest.raises(FairlaneError, match="Rust"):
         refuse_unguarded_front_ends([], {"VLLM_USE_RUST_FRONTEND": "1"})
+
+
+def test_a_gateways_header_without_a_gateway_is_a_warning_until_there_is_one(town: Town) -> None:
+    access = town.access(identity={"header": "x-org"})
+    assert "'x-org' is ignored, because no tenant is a gateway" in access.warning
+    assert "fairlane tenants add NAME --role gateway" in access.warning
+    assert not town.access().warning  # the header that nobody asked for
+    town.add("gate", role=Role.GATEWAY)
+    assert not access.warning

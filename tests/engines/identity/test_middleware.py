@@ -394,3 +394,46 @@ def test_a_vllm_of_another_shape_does_not_start(town: Town) -> None:
     engine.output_processor = object()  # type: ignore[assignment]
     with running(town.access(), engine) as server:
         assert server.exit_status == 3
+
+
+def test_a_gateways_header_without_a_gateway_is_said_when_it_starts_to_be_so(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    access = town.access(identity={"header": "x-org"})
+
+    def said() -> int:
+        return sum("'x-org' is ignored" in record.message for record in caplog.records)
+
+    with running(access) as server:
+        assert said() == 0  # the town has a gateway
+        town.add("gate", role=Role.CLIENT)
+        for _ in range(3):
+            assert server.send(town.keys["alice"])[0] == 200
+        assert said() == 1
+    with running(access):
+        assert said() == 2
+
+
+def test_servers_of_one_engine_have_a_part_of_each_limit(town: Town) -> None:
+    import asyncio
+
+    key = town.add("small", requests_per_minute=20, max_running=4, max_queued=8)
+    engine = Engine()
+    engine.client_count = 4
+    engine.held = asyncio.Event()
+    with running(town.access(), engine) as server:
+        answers: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(server.send(key)[0]), daemon=True)
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.identity._admission.waiting.get("small") == 2)
+        assert server.send(key)[0] == 429  # max_queued
+        assert len(engine.clients) == 1  # max_running
+        engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]
+        for thread in threads:
+            thread.join(20)
+        assert answers == [200, 200]
+        assert [server.send(key)[0] for _ in range(5)] == [200, 200, 200, 429, 429]

@@ -25,7 +25,7 @@ from typing import Any
 
 from fairlane.core.errors import UnknownNameError
 from fairlane.engines.tenant_file import TenantStore, parse_limits
-from fairlane.engines.tenants import Limits, TenantError, Tenants, check_name
+from fairlane.engines.tenants import Limits, Role, TenantError, Tenants, check_name
 from fairlane.engines.vllm.credentials import IdentityRules
 
 TABLES = ("tenants", "limits", "metrics")  # of the file, [identity] aside
@@ -47,6 +47,7 @@ class Access:
     routes: frozenset[str] = frozenset()
     top: int = 20
     public: bool = True
+    expects_gateway: bool = False
 
     def tenants(self) -> Tenants:
         """The tenants as they are now."""
@@ -57,6 +58,17 @@ class Access:
         """What is wrong with the file of tenants since it was last read well."""
         return "" if self.store is None else self.store.problem
 
+    @property
+    def warning(self) -> str:
+        """What is configured and has no effect with the tenants as they are now."""
+        gateways = any(tenant.role is Role.GATEWAY for tenant in self.tenants().values())
+        if gateways or not self.expects_gateway:
+            return ""
+        return (
+            f"[identity] header: {self.rules.header!r} is ignored, because no tenant is a gateway; "
+            "give yours a key: `fairlane tenants add NAME --role gateway`"
+        )
+
     @classmethod
     def parse(cls, document: Mapping[str, Any], folder: Path) -> "Access":
         """From the parsed file; names of files are relative to `folder`. Raises FairlaneError."""
@@ -66,6 +78,11 @@ class Access:
         named = document.get("tenants")
         if named is not None and not isinstance(named, str):
             raise TenantError('tenants must be the name of a file in quotes: "tenants.toml"')
+        if "header" in identity and named is None:
+            raise TenantError(
+                "[identity] header: a gateway needs a key; name a file of tenants (tenants = "
+                '"tenants.toml") and add it there: `fairlane tenants add NAME --role gateway`'
+            )
         store = None if named is None else TenantStore(folder / named)
         tenants = _NOBODY if store is None else store.current()
         if any(tenant.parent for tenant in tenants.values()) and not _groups(document):
@@ -80,6 +97,7 @@ class Access:
             routes=frozenset(_routes(identity.get("routes", []))),
             top=top,
             public=metrics.get("public", store is None),
+            expects_gateway="header" in identity,
         )
 
 

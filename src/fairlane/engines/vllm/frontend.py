@@ -8,6 +8,7 @@ unknown. Who that is, the middleware noted in a context variable; tasks inherit 
 Names of vLLM's API server that are not public, all of them used here alone: the engine client's
 `engine_core.add_request_async`, `.abort_requests_async`, `.call_utility_async` (and `_all_`) and
 `output_processor.process_outputs`, `.abort_requests`. A server that lacks one does not start.
+`engine_core.client_count` says how many API servers there are; without it there is one.
 """
 
 import asyncio
@@ -100,9 +101,11 @@ class EngineDoor:
                 self._inside[request_id] = _Inside(client, caller)
             self._admission.rates.take_tokens(client, _prompt_tokens(request), self._clock())
             await self._add(request)
-        except BaseException:
+        except BaseException as error:
             self._leave(request_id)
             self._outputs.abort_requests([request_id], True)  # it was noted there before it came
+            if isinstance(error, asyncio.CancelledError):
+                await self._give_up(CALLER.get())
             raise
 
     async def abort_requests(self, request_ids: Sequence[str]) -> None:
@@ -132,6 +135,16 @@ class EngineDoor:
                 self._count(client)
             self._counted = self._clock()
         return self._process(outputs, *args, **kwargs)
+
+    async def _give_up(self, caller: Caller | None) -> None:
+        """Abort what else a sender has inside who hangs up while one of its samples waits.
+
+        vLLM aborts samples only once it has handed over all of them.
+        """
+        samples = [i for i, inside in self._inside.items() if inside.caller is caller]
+        if samples:
+            self._outputs.abort_requests(samples, True)
+            await self.abort_requests(samples)
 
     def _count(self, client: str) -> None:
         tokens = self._tokens.pop(client, 0)
@@ -183,6 +196,11 @@ async def ask_engine(engine_client: Any, method: str, *args: Any, timeout_s: flo
         if call_all is not None:
             return list(await call_all(method, *args))
         return [await core.call_utility_async(method, *args)]
+
+
+def api_servers(engine_client: Any) -> int:
+    """How many API servers stand before the engine, this one included."""
+    return max(1, int(getattr(engine_client.engine_core, "client_count", 1)))
 
 
 async def set_weights(engine_client: Any, weights: Mapping[str, float]) -> None:

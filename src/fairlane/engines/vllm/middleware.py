@@ -32,6 +32,7 @@ from fairlane.engines.vllm.credentials import key_in_url
 from fairlane.engines.vllm.frontend import (
     CALLER,
     EngineDoor,
+    api_servers,
     refuse_unguarded_front_ends,
     set_weights,
 )
@@ -63,6 +64,7 @@ class Identity:
         self._admission = Admission(self._limits_of)
         self._turns = Turns(self._most_running)
         self._engine: Any = None
+        self._warned = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._telemetry = Telemetry(self._access, self._admission)
 
@@ -96,6 +98,8 @@ class Identity:
         engine = getattr(scope["app"].state, "engine_client", None)
         door = EngineDoor(engine, self._admission, self._turns, self._by_adapter, self._clock)
         await set_weights(engine, self._tenants.weights())
+        self._admission.share(api_servers(engine))
+        self._warn()
         door.close_in()
         self._engine = engine
 
@@ -195,7 +199,7 @@ class Identity:
 
     def _most_running(self, path: str) -> int | None:
         limits = self._limits_of(path)
-        return None if limits is None else limits.max_running
+        return None if limits is None else self._admission.part(limits.max_running)
 
     def _look_for_changes(self) -> None:
         """Take up a changed file of tenants: keys and limits at once, weights without waiting."""
@@ -203,11 +207,18 @@ class Identity:
         if tenants is before:
             return
         self._tenants = tenants
+        self._warn()
         self._turns.limits_changed()
         weights = dict.fromkeys(before.weights(), 1.0) | tenants.weights()
         task = asyncio.get_running_loop().create_task(self._tell_weights(weights))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _warn(self) -> None:
+        """Say what has no effect, once for as long as it has none."""
+        before, self._warned = self._warned, self._access.warning
+        if self._warned not in ("", before):
+            log.warning("%s", self._warned)
 
     async def _tell_weights(self, weights: Mapping[str, float]) -> None:
         try:

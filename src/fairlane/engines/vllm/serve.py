@@ -35,10 +35,11 @@ _MOST_AT_ONCE = 8  # adapters in a batch, where none is given
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: a command, and what to add to its environment."""
+    """What to run: a command, and what to add to its environment; and what has no effect in it."""
 
     command: list[str]
     environment: dict[str, str]
+    warning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +80,21 @@ def plan(
     refuse_unguarded_front_ends(vllm_options, environment)
     _check_options(given)
     _check_model(model)
+    warning = ""
     named = environment.get(VARIABLE)
     file = options.config or (Path(named) if named else None)
     if file is not None or options.changes_configuration:
         tables = _change(_read(file), options)
         file = _write(tables)
         config = FairlaneConfig.read(file)
+        warning = config.access.warning
         if config.access.store is not None:
             _check_keys(given, environment)
     more = _dummies(model, options, given) + _memory(options, given)
     _check_port(given)
     command = [*_launcher(model), "--scheduler-cls", SCHEDULER, *vllm_options, *more]
     command += ["--middleware", MIDDLEWARE]  # the last is outermost
-    return Plan(command, {} if file is None else {VARIABLE: str(file)})
+    return Plan(command, {} if file is None else {VARIABLE: str(file)}, warning)
 
 
 def check_installed() -> None:

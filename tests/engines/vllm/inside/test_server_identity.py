@@ -103,9 +103,13 @@ def server(model: Path, folder: Path) -> Iterator[Server]:
 
 def arrivals(server: Server) -> dict[str, int]:
     """Requests that reached the scheduler, by client."""
-    answer = server.request("GET", "/fairlane/tenants", key=KEYS["root"])[2]
-    clients = json.loads(answer)["clients"]
+    clients = server.clients(KEYS["root"])
     return {name: client.get("arrivals", 0) for name, client in clients.items()}
+
+
+def account(server: Server, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = server.clients(KEYS["root"])[name]
+    return found
 
 
 def routes(server: Server) -> dict[str, list[str]]:
@@ -192,13 +196,15 @@ def test_one_at_a_time_with_many_samples_and_clients_that_leave(server: Server) 
         )
         assert list(statuses) == [200] * 4
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEYS["one"], max_retries=0)
-    for _ in range(3):  # gone in the middle of the answer
-        stream = client.completions.create(
+    before = account(server, "one")
+    for _ in range(3):  # gone while two samples wait for their turns
+        client.completions.create(
             model="tiny", prompt="w1", max_tokens=400, n=3, stream=True
-        )
-        next(iter(stream))
-        stream.close()
+        ).close()
     assert server.request("POST", "/v1/completions", body, key=KEYS["one"])[0] == 200
+    after = account(server, "one")
+    assert after["output_tokens"] - before["output_tokens"] < 400
+    assert after["arrivals"] - before["arrivals"] == 3 + 5  # those whose turn had come
 
 
 def test_metrics_for_operators(server: Server) -> None:
