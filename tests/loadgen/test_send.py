@@ -9,7 +9,7 @@ import pytest
 
 from fairlane.loadgen.clients import identities
 from fairlane.loadgen.prompts import token_prompts
-from fairlane.loadgen.send import OpenLoop, Progress, Sent
+from fairlane.loadgen.send import LOOP_SAMPLE_S, OpenLoop, Progress, Sent
 from fairlane.loadgen.server import Server, ServerError, open_session
 from fairlane.policies.registry import create_policy
 from fairlane.records import RequestRecord
@@ -111,7 +111,9 @@ def test_requests_leave_at_their_times_while_the_server_stalls() -> None:
     lags = loop.health.send_lags_s
     assert len(lags) == 150
     assert min(lags) >= 0
-    assert sorted(lags)[75] < 2.0  # a closed loop would lag for ever; a busy machine a little
+    # What a busy machine takes from the client, it takes from its clock too, once while requests
+    # are due and once more while they leave together; a loop that waits for anything lags more.
+    assert max(lags) <= 2 * max(loop.health.loop_lags_s) + LOOP_SAMPLE_S
     last = max(r.arrival_s for r in workload)
     # nobody was answered before the last had been sent, and latency counts from the intended time
     assert all((r.ttft_s or 0) + r.arrival_s >= last for r in sent.records)

@@ -4,6 +4,7 @@ import http.client
 import socket
 import statistics
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,11 @@ def test_a_huge_key_is_not_even_hashed() -> None:
     tenants = Tenants({"a": Tenant("a", keys=(hash_key(new_key()),))})
     huge = b"x" * 50_000_000
     start = time.perf_counter()
+    sha256(huge)
+    hashed = time.perf_counter()
     for _ in range(100):
         assert tenants.find(huge) is None
-    assert time.perf_counter() - start < 1.0  # hashing takes seconds
+    assert time.perf_counter() - hashed < (hashed - start) / 5
 
 
 @pytest.fixture
