@@ -174,14 +174,17 @@ class Auditor:
     def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Output tokens were delivered, all at the same moment."""
         touched: dict[str, float] = {}
+        price = self._cost.per_output_token
         for request_id, count in tokens.items():
             live = self._live.get(request_id)
-            if live is not None:
-                start, live.output = live.output, live.output + count
-                price = self._cost.output(live.prompt, start, live.output)
-                touched[live.client] = touched.get(live.client, 0.0) + price
-        for client, price in touched.items():
-            self._serve(client, price)
+            if live is None:
+                continue
+            start = live.output
+            live.output = stop = start + count
+            amount = self._cost.output(live.prompt, start, stop) if price is None else price * count
+            touched[live.client] = touched.get(live.client, 0.0) + amount
+        for client, amount in touched.items():
+            self._serve(client, amount)
         self._compare(touched)
 
     def requeue(self, request_id: RequestId, *, undo: bool = False) -> None:

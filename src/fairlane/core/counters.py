@@ -128,7 +128,7 @@ class Node:
         self.lead = 0.0  # how far it was behind the least other when it left the heap
         self.queue: ClientQueue[Ticket] = ClientQueue()  # a client's waiting requests
         self.running = 0  # a client's running requests
-        self.tokens = 0  # in the running batch
+        self.tokens = 0  # of these, where they are limited
         self.advance = 0.0  # what its running requests were charged in advance
 
     def __lt__(self, other: "Node") -> bool:

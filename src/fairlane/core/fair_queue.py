@@ -60,7 +60,7 @@ class Charged(Ticket):
         self.running = False
         self.node = node
         self.output = 0  # tokens delivered
-        self.covered = 0.0  # output tokens charged in advance
+        self.covered: float = 0  # output tokens charged in advance
         self.advance = 0.0  # what that was
         self.admission: float | None = None  # what its prompt was charged, once admitted
 
@@ -148,8 +148,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def _admit(self, ticket: Charged, cached_tokens: int) -> None:
         node = ticket.node
         del node.queue[ticket.request.id]
-        node.running += 1
-        node.tokens += ticket.tokens
+        self._occupy(ticket, 1)
         if ticket.admission is None:
             prompt = ticket.request.prompt_tokens
             ticket.admission = self._cost.admission(prompt, cached_tokens)
@@ -166,8 +165,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
     def _requeue(self, ticket: Charged, undo: bool) -> None:
         node = ticket.node
-        node.running -= 1
-        node.tokens -= ticket.tokens
+        self._occupy(ticket, -1)
         undone = undo and not ticket.output
         if undone and ticket.admission is not None:
             self._refund(ticket)
@@ -177,8 +175,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def _finish(self, ticket: Charged, outcome: Outcome) -> None:
         node = ticket.node
         if ticket.running:
-            node.running -= 1
-            node.tokens -= ticket.tokens
+            self._occupy(ticket, -1)
         else:
             del node.queue[ticket.request.id]
         self._settle(ticket)
@@ -208,6 +205,12 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                     return
                 step = step.parent
 
+    def _occupy(self, ticket: Charged, sign: int) -> None:
+        """A request enters the running batch (1) or leaves it (-1)."""
+        ticket.node.running += sign
+        if self._max_running_tokens is not None:
+            ticket.node.tokens += sign * ticket.tokens
+
     def _at_limit(self, node: Node) -> bool:
         """Whether a client may not be admitted more for now."""
         requests, tokens = self._max_running, self._max_running_tokens
@@ -218,33 +221,39 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     # -- charges -----------------------------------------------------------------------------
 
     def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
-        """Charge newly delivered output tokens, less those that a prediction paid for."""
-        tickets = self._tickets
-        output_price = self._cost.per_output_token
+        """Charge newly delivered output tokens, less those that a prediction paid for.
+
+        Hosts call this in every step for everything that runs: hence one plain loop.
+        """
+        tickets, price = self._tickets, self._cost.per_output_token
         for request_id, count in tokens.items():
             ticket = tickets.get(request_id)
             if ticket is None:
                 continue
             start = ticket.output
-            stop = ticket.output = start + count
-            node: Node | None = ticket.node
-            if ticket.running:
-                ticket.node.tokens += count
-            covered = ticket.covered
-            if stop <= covered:
-                continue
-            if output_price is None or start < covered:
+            ticket.output = stop = start + count
+            if price is not None and ticket.covered <= start:
+                charge = price * count
+            elif ticket.covered < stop:
                 prompt = ticket.request.prompt_tokens
-                charge = self._cost.output(prompt, max(start, covered), stop)
+                charge = self._cost.output(prompt, max(start, ticket.covered), stop)
             else:
-                charge = output_price * count
+                continue
+            node: Node | None = ticket.node
             while node is not None:
                 node.charged += charge
                 node = node.parent
         if self._max_running_tokens is not None:
-            for request_id in tokens:
-                if request_id in tickets:
-                    self._reorder(tickets[request_id].node)
+            self._hold(tokens)
+
+    def _hold(self, tokens: Mapping[RequestId, int]) -> None:
+        """Running requests take up more of the batch, perhaps all that their clients may."""
+        live = [(self._tickets[i], n) for i, n in tokens.items() if i in self._tickets]
+        for ticket, count in live:
+            if ticket.running:
+                ticket.node.tokens += count
+        for ticket, _ in live:
+            self._reorder(ticket.node)
 
     def charge_again(self, request_ids: Iterable[RequestId]) -> None:
         """Charge the latest token of each running request again (see RepeatsCharges)."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost
 from fairlane.core.policy import Policy
-from fairlane.core.types import Outcome, Request
+from fairlane.core.types import Outcome, Request, RequestId
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,13 @@ class Account:
 class Entry:
     """A live request."""
 
-    __slots__ = ("account", "admitted", "arrived", "heard", "output", "request", "waiting")
+    __slots__ = ("account", "admitted", "arrived", "output", "request", "waiting")
 
     def __init__(self, request: Request, account: Account, arrived: float) -> None:
         self.request = request
         self.account = account
         self.arrived = arrived
-        self.output = 0  # tokens delivered
-        self.heard = 0  # those that the auditor knows of
+        self.output = 0  # tokens delivered, but for those in Books._news
         self.admitted = False
         self.waiting = True
 
@@ -77,7 +76,8 @@ class Books:
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._entries: dict[str, Entry] = {}
-        self._running: dict[str, Entry] = {}
+        self._news: Counter[RequestId] = Counter()  # tokens that the auditor does not know of
+        self._ended: set[RequestId] = set()  # requests that ended since the auditor heard anything
         self._steps = 0
         self._seen_errors: set[str] = set()
         self._dropped: set[str] = set()  # live requests that the policy made a mistake with
@@ -91,6 +91,8 @@ class Books:
 
     def arrive(self, request: Request) -> str | None:
         """A request comes in; answers why it may not wait, or None."""
+        if request.id in self._ended:
+            self._tell_auditor()
         account = self._account(request.client)
         account.arrivals += 1
         rejection = self._guard("enqueue", None, self._policy.enqueue, request, self._clock())
@@ -160,45 +162,44 @@ class Books:
         now = self._clock()
         self._guard("requeue", request_id, self._policy.requeue, request_id, now, undo=True)
 
-    def delivered(self, tokens: Mapping[str, int]) -> None:
-        """Output tokens of one step, by request.
+    def delivered(self, tokens: Iterable[str]) -> None:
+        """Output tokens of one step: for each the id of its request.
 
         The auditor hears of them every few steps and whenever a client begins or ceases to wait:
         only in between can a difference be missed, by what those few steps delivered.
         """
-        if tokens:
+        step = Counter(tokens)
+        if step:
             now = self._clock()
-            if self._guard("record_tokens", "", self._policy.record_tokens, tokens, now) is _RAISED:
-                self._deliver_singly(tokens, now)
-        entries = self._entries
-        for request_id, count in tokens.items():
-            entry = entries.get(request_id)
-            if entry is not None:
-                entry.output += count
+            if self._guard("record_tokens", "", self._policy.record_tokens, step, now) is _RAISED:
+                self._deliver_singly(step, now)
+        self._news.update(tokens)
         self._steps += 1
         if self._steps % _AUDIT_PERIOD == 0:
-            self._tell_auditor(entries.values())
+            self._tell_auditor()
 
     def finish(self, request_id: str, outcome: Outcome) -> None:
         """A request ended. Unknown ids are passed over."""
         entry = self._entries.pop(request_id, None)
         if entry is None:
             return
-        self._tell_auditor([entry])
+        entry.output += self._news.get(request_id, 0)
         account = entry.account
         account.live -= 1
         account.output_tokens += entry.output
         account.service += self._output_service(entry)
         account.finished += outcome is Outcome.FINISHED
         account.aborted += outcome is Outcome.ABORTED
-        if entry.waiting:
+        waiting = entry.waiting
+        if waiting:
             self._waits_no_more(entry)
-        self._running.pop(request_id)
         if request_id in self._dropped:
             self._dropped.discard(request_id)
         else:
             self._guard("finish", None, self._policy.finish, request_id, self._clock(), outcome)
-        self._auditor.finish(request_id)
+        self._ended.add(request_id)
+        if waiting:
+            self._tell_auditor()
 
     def next_turn(self, request_id: str, prompt_tokens: int) -> None:
         """A request that streams its input goes on with a new piece: charged as a new request."""
@@ -236,7 +237,7 @@ class Books:
 
     def snapshot(self) -> dict[str, Any]:
         """All totals, ready for JSON. O(clients ever seen + live requests)."""
-        self._tell_auditor(self._running.values())
+        self._tell_auditor()
         states = self._policy.snapshot().clients
         extra: dict[int, list[float]] = {}
         for entry in self._entries.values():
@@ -293,26 +294,26 @@ class Books:
     def _waits(self, entry: Entry) -> None:
         entry.waiting = True
         entry.account.queued += 1
-        self._tell_auditor([entry])
-        self._running.pop(str(entry.request.id), None)
         if entry.account.queued == 1:
-            self._tell_auditor(self._running.values())
+            self._tell_auditor()
 
     def _waits_no_more(self, entry: Entry) -> None:
         entry.waiting = False
         entry.account.queued -= 1
-        self._running[str(entry.request.id)] = entry
         if not entry.account.queued:
-            self._tell_auditor(self._running.values())
+            self._tell_auditor()
 
-    def _tell_auditor(self, entries: Iterable[Entry]) -> None:
-        news = {e.request.id: e.output - e.heard for e in entries if e.output != e.heard}
-        if news:
-            self._auditor.record_tokens(news)
-            for request_id in news:
+    def _tell_auditor(self) -> None:
+        """Tell what was delivered lately, and who ended."""
+        if self._news:
+            news, self._news = self._news, Counter()
+            for request_id, count in news.items():
                 entry = self._entries.get(str(request_id))
                 if entry is not None:
-                    entry.heard = entry.output
+                    entry.output += count
+            self._auditor.record_tokens(news)
+        while self._ended:
+            self._auditor.finish(self._ended.pop())
 
     def _output_service(self, entry: Entry) -> float:
         return self._cost.output(entry.request.prompt_tokens, 0, entry.output)

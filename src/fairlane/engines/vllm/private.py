@@ -144,7 +144,7 @@ class Hooks:
 
     step_begins()              before a step is scheduled
     step_scheduled()           its batch is chosen; num_computed_tokens still as at admission
-    delivered(tokens, ended, outputs)  a step's results: tokens by request, requests that ended
+    delivered(tokens, ended, outputs)  a step's results: the request of each token, who ended
     ended(request)             a request ended between steps
     session_goes_on(request, tokens)  a request that streams its input got `tokens` more of it
 
@@ -190,12 +190,12 @@ class Hooks:
             outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._ended_in_step = None
-        tokens = {
-            output.request_id: len(output.new_token_ids)
+        tokens = [
+            output.request_id
             for batch in outputs.values()
             for output in batch.outputs
-            if output.new_token_ids
-        }
+            for _ in output.new_token_ids
+        ]
         self.delivered(tokens, ended, outputs)
         return outputs
 
@@ -218,7 +218,7 @@ class Hooks:
     def step_scheduled(self) -> None:
         """See the class."""
 
-    def delivered(self, tokens: dict[str, int], ended: list[Any], outputs: Any) -> None:
+    def delivered(self, tokens: list[str], ended: list[Any], outputs: Any) -> None:
         """See the class."""
 
     def ended(self, request: Any) -> None:

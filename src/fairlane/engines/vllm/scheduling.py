@@ -70,7 +70,7 @@ class FairHooks(Hooks):
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
         self._queue.end_step()
 
-    def delivered(self, tokens: dict[str, int], ended: list[Any], outputs: Any) -> None:
+    def delivered(self, tokens: list[str], ended: list[Any], outputs: Any) -> None:
         """Charge what was generated, then settle who ended, then end whom nobody will serve."""
         self._books.delivered(tokens)
         for request in ended:
