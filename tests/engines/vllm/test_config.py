@@ -71,7 +71,7 @@ def test_prices_can_follow_a_gpus_time(tmp_path: Path) -> None:
         ("[scheduler]\nname = 'fcfs'\ngroups = true", r"\[scheduler\] groups: fcfs knows no"),
         ("[scheduler]\npreemption = 'oldest'", r'\[scheduler\] preemption must be "newest" or'),
         ("[scheduler]\nadapter_patience = -1", r"\[scheduler\] adapter_patience must be at least"),
-        ("[scheduler]\npreemption_slack = nan", r"\[scheduler\] preemption_slack must be"),
+        ("[scheduler]\nadapter_patience = nan", r"\[scheduler\] adapter_patience must be"),
         ("[prices]\ninput = -1", r"\[prices\] a token price must be at least 0"),
         ("[prices]\ninput = '1'", r"\[prices\] input must be a number, not '1'"),
         ("[prices]\nimput = 1", r"\[prices\] unknown key 'imput'; known: cost, input"),

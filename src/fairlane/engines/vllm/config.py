@@ -3,8 +3,7 @@
     [scheduler]
     name = "vtc"            # any of `fairlane schedulers`; further keys are its options
     groups = false          # clients' names are paths: "acme/eng/alice"
-    preemption = "newest"   # whom vLLM preempts; "fairest": of the client furthest ahead
-    preemption_slack = 1000 # leads that differ by less count as equal, in cost units
+    preemption = "newest"   # whom vLLM preempts; "fairest": of the client that holds most memory
     adapter_patience = 4000 # how far others may get ahead of a client that waits for its LoRA
                             # adapter's turn, in cost units
 
@@ -57,7 +56,6 @@ class SchedulerSection:
     name: str = "vtc"
     groups: bool = False
     preemption: str = "newest"
-    preemption_slack: float = 1000.0
     adapter_patience: float = 4000.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,9 +76,8 @@ class SchedulerSection:
             raise FairlaneError(
                 f'preemption must be "newest" or "fairest", not {self.preemption!r}'
             )
-        for name in ("preemption_slack", "adapter_patience"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise FairlaneError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.adapter_patience < float("inf"):
+            raise FairlaneError(f"adapter_patience must be at least 0, not {self.adapter_patience}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,11 @@ def adapter(request: Any) -> int | None:
 
 
 def under_memory_pressure(scheduler: Any) -> bool:
-    """Whether one more block for each running request would take more than there are."""
+    """Whether a step may need more blocks than are free: one for each, more for long prompts."""
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-    return bool(free < len(scheduler.running) + 1)
+    size = scheduler.block_size
+    need = sum(1 + (r.num_tokens - r.num_computed_tokens) // size for r in scheduler.running)
+    return bool(free < need * len(scheduler.kv_cache_config.kv_cache_groups))
 
 
 def end_failed(scheduler: Any, outputs: dict[int, Any], reasons: dict[str, bool]) -> None:

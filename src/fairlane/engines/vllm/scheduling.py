@@ -7,7 +7,6 @@ arrival. Policies are fairlane.policies, unchanged.
 """
 
 import time
-from math import floor
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
@@ -48,6 +47,7 @@ class FairHooks(Hooks):
             name_of=_top_group if config.scheduler.groups else str,
         )
         self._books = Books(config.policy(), auditor, config.cost, time.monotonic)
+        self._weights = dict(config.weights)
         patience = config.scheduler.adapter_patience
         self._queue = FairRequestQueue(self._books, self._arrive, patience)
         self._reorders = config.scheduler.preemption == "fairest"
@@ -56,15 +56,11 @@ class FairHooks(Hooks):
     # -- events ------------------------------------------------------------------------------
 
     def step_begins(self) -> None:
-        """Put who is furthest ahead at the end of the list, where vLLM preempts first."""
+        """Put who holds most memory at the end of the list, where vLLM preempts first."""
         if self._reorders and under_memory_pressure(self):
             running: list[Any] = self.running  # type: ignore[attr-defined]
-            leads: dict[str, tuple[int, ...]] = {}
-            for request in running:
-                client = self._books.client(request.request_id)
-                if client not in leads:
-                    leads[client] = self._lead(request.request_id)
-            running.sort(key=lambda r: leads[self._books.client(r.request_id)])
+            held = self._held(running)
+            running.sort(key=lambda r: held[self._books.client(r.request_id)])
 
     def step_scheduled(self) -> None:
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
@@ -102,6 +98,7 @@ class FairHooks(Hooks):
     def fairlane_set_weights(self, weights: dict[str, float]) -> None:
         """From now on these clients have these weights."""
         if self._taken_over:
+            self._weights.update(weights)
             self._books.set_weights(weights)
 
     # -- inside ------------------------------------------------------------------------------
@@ -120,10 +117,28 @@ class FairHooks(Hooks):
             )
         )
 
-    def _lead(self, request_id: str) -> tuple[int, ...]:
-        """How far ahead the request's client is, in steps of the slack."""
-        slack = self._config.scheduler.preemption_slack or 1.0
-        return tuple(floor(counter / slack) for counter in self._books.standing(request_id))
+    def _held(self, running: list[Any]) -> dict[str, tuple[float, ...]]:
+        """KV memory by client, per weight, that of its groups first; compared in turn.
+
+        A client's oldest request does not count, so that all can keep one, however long it is.
+        Counters of service would not do: output is charged as it comes, and so the client that
+        just filled the memory is behind, not ahead.
+        """
+        paths: dict[str, list[str]] = {}
+        held: dict[str, float] = {}
+        for request in running:
+            client = self._books.client(request.request_id)
+            if client not in paths:
+                names = client.split("/") if self._config.scheduler.groups else [client]
+                paths[client] = ["/".join(names[: n + 1]) for n in range(len(names))]
+                continue
+            for path in paths[client]:
+                tokens = request.num_computed_tokens / self._weights.get(path, 1.0)
+                held[path] = held.get(path, 0.0) + tokens
+        return {
+            client: tuple(held.get(path, 0.0) for path in lineage)
+            for client, lineage in paths.items()
+        }
 
     def _bound(self, config: FairlaneConfig) -> float:
         """Theorem 4.4 for this engine's KV cache and context length."""

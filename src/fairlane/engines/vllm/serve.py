@@ -28,7 +28,7 @@ SCHEDULER = "fairlane.engines.vllm.scheduler"
 MIDDLEWARE = "fairlane.engines.vllm.identity"
 ADAPTER = "adapter-{}"
 LORA_RANK = 8
-_ANY_SCHEDULERS = frozenset({"groups", "preemption", "preemption_slack", "adapter_patience"})
+_ANY_SCHEDULERS = frozenset({"groups", "preemption", "adapter_patience"})
 _BLOCK = 32  # tokens, where none is given: the least that all backends take
 _MOST_AT_ONCE = 8  # adapters in a batch, where none is given
 

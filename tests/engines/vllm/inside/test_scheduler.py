@@ -128,7 +128,7 @@ def test_a_flood_delays_a_light_client_by_one_wave_at_most() -> None:
 @pytest.mark.parametrize("preemption", ["newest", "fairest"])
 def test_charges_are_what_was_delivered(config: Any, run_ahead: bool, preemption: str) -> None:
     """Long prompts in pieces, too little memory, and a client that hangs up now and then."""
-    config(f'[scheduler]\npreemption = "{preemption}"\npreemption_slack = 10\n')
+    config(f'[scheduler]\npreemption = "{preemption}"\n')
     dice = random.Random(3)
     scheduler = make_scheduler(run_ahead=run_ahead, seqs=6, batch_tokens=48, blocks=24)
     delivered, prompts = Delivered(), {}
@@ -291,8 +291,7 @@ def test_less_patience_brings_adapters_closer(config: Any) -> None:
 
 def first_victim(preemption: str, config: Any) -> str:
     """Client b comes last and is entitled to more when memory runs out: who is preempted first."""
-    section = f'[scheduler]\npreemption = "{preemption}"\npreemption_slack = 10\n'
-    config(section + "[weights]\nb = 100.0\n")
+    config(f'[scheduler]\npreemption = "{preemption}"\n[weights]\nb = 100.0\n')
     scheduler = make_scheduler(seqs=4, blocks=24)
     delivered = Delivered()
     for number in range(2):
@@ -310,9 +309,50 @@ def first_victim(preemption: str, config: Any) -> str:
     return victim
 
 
-def test_preemption_can_take_from_the_client_that_is_furthest_ahead(config: Any) -> None:
+def test_preemption_can_take_from_the_client_that_holds_most_memory(config: Any) -> None:
     assert first_victim("newest", config) == "b-1"
     assert first_victim("fairest", config) == "a-1"
+
+
+def preemptions_of_a_clients_only_request(preemption: str, config: Any) -> int:
+    """It is long, and comes when another client's many short ones have filled the memory."""
+    config(f'[scheduler]\npreemption = "{preemption}"\n')
+    scheduler = make_scheduler(seqs=16, blocks=41)
+    for number in range(150):
+        scheduler.add_request(
+            make_request(f"many-{number}", "many", prompt=20, output=40 + number % 40)
+        )
+    delivered = Delivered()
+    for _ in range(60):
+        step(scheduler, delivered)
+    long = make_request("long", "long", prompt=60, output=200)
+    scheduler.add_request(long)
+    while "long" not in delivered.ended:
+        step(scheduler, delivered)
+    assert delivered["long"] == 200
+    return int(long.num_preemptions)
+
+
+def test_a_client_can_keep_its_only_request_however_long_it_is(config: Any) -> None:
+    assert preemptions_of_a_clients_only_request("newest", config) > 0
+    assert preemptions_of_a_clients_only_request("fairest", config) == 0
+
+
+def test_what_groups_hold_counts_before_what_their_members_hold(config: Any) -> None:
+    """Of group x, three members with two requests each; y/1 holds three requests, the most."""
+    config('[scheduler]\npreemption = "fairest"\ngroups = true\n')
+    scheduler = make_scheduler(seqs=9, blocks=24)
+    clients = ["x/1", "x/1", "x/2", "x/2", "x/3", "x/3", "y/1", "y/1", "y/1"]
+    for number, client in enumerate(clients):
+        group = client.split("/")[0]
+        scheduler.add_request(make_request(f"{group}-{number}", client, prompt=20, output=60))
+    preempted: set[str] = set()
+    for _ in range(40):
+        step(scheduler)
+        preempted |= {r.request_id for r in scheduler.waiting if r.num_preemptions}
+        if preempted:
+            break
+    assert {request_id[0] for request_id in preempted} == {"x"}
 
 
 # -- identity --------------------------------------------------------------------------------
