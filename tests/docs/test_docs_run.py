@@ -28,6 +28,7 @@ NOT_RUN = (
     "fairlane bench ",
     "fairlane serve ",
     "fairlane top ",
+    "PYTHONPATH=tools python tools/server_modes.py ",
     "git clone ",
     "make",
     "pip install ",
