@@ -181,7 +181,6 @@ def sums(measured: Measured) -> dict[str, Any]:
             if key in measured.steps
         },
         "auditor": measured.steps.get("observed_difference"),
-        "decode_ms": _decode_times(measured.log),
     }
 
 
@@ -405,11 +404,15 @@ def main() -> None:
     for measured in new.values():
         if measured.suite != REAL:
             keep(measured, output)
-    runs = {(m.suite, m.mode): m for m in read(output)} | new
-    rows = [sums(m) for m in runs.values()]
+    runs = {key: m for key, m in new.items() if m.suite == REAL}
+    runs |= {(m.suite, m.mode): m for m in read(output)}
     path = output / "sums.jsonl"
     kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    by_key = {(row["suite"], row["mode"]): row for row in [*kept, *rows]}
+    by_key = {(row["suite"], row["mode"]): row for row in kept}
+    for key, measured in runs.items():
+        before = by_key.get(key, {}).get("decode_ms", {})
+        times = _decode_times(new[key].log) if key in new else before
+        by_key[key] = sums(measured) | {"decode_ms": times}
     ordered = [by_key[key] for key in sorted(by_key)]
     path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
     costs = [
