@@ -22,7 +22,8 @@ from fairlane.workloads.trace import TracedRequest
 TEN_MS = ((0, 0.010), (1, 0.010))
 LATENCY = StepLatency(
     decode=TEN_MS, mixed=TEN_MS, per_context_token=0.0, per_attention=0.0,
-    schedule_s=0.0, schedule_per_request=0.0, graph_tokens=512, eager_s=0.0,
+    schedule_s=0.0, schedule_per_request=0.0, graph_tokens=512, graph_s=0.0,
+    pieces_s=(0.0, 0.0), eager_s=(0.0, 0.0),
     update_s=0.0, update_per_request=0.0, hand_out_s=0.0, reply_s=0.0,
 )  # fmt: skip
 PROFILE = VllmProfile(
@@ -66,7 +67,7 @@ def test_a_slow_engine_sets_the_pace() -> None:
 
 def test_a_step_too_large_for_a_graph_takes_its_launch() -> None:
     small, large = (
-        serve([(0.0, prompt, 1)], graph_tokens=100, eager_s=0.030).total_time_s
+        serve([(0.0, prompt, 1)], graph_tokens=100, eager_s=(0.020, 0.040)).total_time_s
         for prompt in (100, 101)
     )
     assert (small, large) == pytest.approx((0.010, 0.030))

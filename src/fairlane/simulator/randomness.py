@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _CHUNK = 4096
+_SPELL = 16  # steps for which luck lasts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +28,17 @@ class Noise:
 class Randomness:
     """Seeded noise: one factor per step, one delay per request.
 
-    factors[i] multiplies the latency of step i; `grow` makes more of them.
+    factors[i] multiplies the latency of step i, and luck[i], from 0 to 1, is for what varies within
+    limits; `grow` makes more of them.
     """
 
     def __init__(self, seed: int, noise: Noise) -> None:
         self._rng = np.random.default_rng(seed)
         self._noise = noise
         self._run = 1.0 + noise.run * float(self._rng.standard_normal())
+        self._dice = np.random.default_rng((seed, 1))
         self.factors: list[float] = []
+        self.luck: list[float] = []
 
     def delays(self, count: int) -> list[float]:
         """How long each of `count` requests takes to reach the router, in seconds."""
@@ -47,5 +51,7 @@ class Randomness:
             if self._noise.step:
                 steps = 1.0 + self._noise.step * self._rng.standard_normal(_CHUNK)
                 self.factors += (self._run * steps).tolist()
+                self.luck += np.repeat(self._dice.random(_CHUNK // _SPELL), _SPELL).tolist()
             else:
                 self.factors += [self._run] * _CHUNK
+                self.luck += [0.5] * _CHUNK

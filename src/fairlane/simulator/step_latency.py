@@ -1,13 +1,15 @@
 """How long a step of a vLLM server takes: a model of its GPU, its engine and its API server.
 
-The GPU works through the linear layers (by requests where all decode, which runs as one CUDA
-graph; by tokens where a prompt is among them) and through attention (by what it has to look at).
-The engine needs time per step and per request, and more for a step too large for a CUDA graph.
+The GPU works through the linear layers (by requests where all decode, by tokens where a prompt is
+among them) and through attention (by what it has to look at). The engine needs time per step and
+per request. A step of decodes is launched at once, as one CUDA graph. One with prompts is launched
+in pieces, and one too large for graphs kernel by kernel, which keeps the engine for longer than
+most steps take on the GPU, and for more or less long, as its CPU is faster or slower.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -31,7 +33,8 @@ class StepSize(NamedTuple):
 class StepLatency:
     """Times in seconds. decode, mixed: (requests or tokens, seconds) points, lines in between.
 
-    graph_tokens: the largest step that is a CUDA graph; others take `eager_s` to launch.
+    graph_s: what launching a decode takes beyond; pieces_s, eager_s: the least and the most that
+    launching in pieces takes, and launching a step of more than `graph_tokens`.
     hand_out_s: what
     the API server takes for each token. reply_s: from there to the client.
     """
@@ -43,11 +46,23 @@ class StepLatency:
     schedule_s: float
     schedule_per_request: float
     graph_tokens: int
-    eager_s: float
+    graph_s: float
+    pieces_s: tuple[float, float]
+    eager_s: tuple[float, float]
     update_s: float
     update_per_request: float
     hand_out_s: float
     reply_s: float
+
+    def on_card(self, slowness: float) -> "StepLatency":
+        """On a GPU that takes so many times as long: cards of one kind differ by some percent."""
+        return replace(
+            self,
+            decode=[(x, slowness * s) for x, s in self.decode],
+            mixed=[(x, slowness * s) for x, s in self.mixed],
+            per_context_token=slowness * self.per_context_token,
+            per_attention=slowness * self.per_attention,
+        )
 
     def gpu(self, size: StepSize) -> float:
         """Seconds on the GPU."""
@@ -61,9 +76,13 @@ class StepLatency:
         """Seconds in the engine before the GPU can begin."""
         return self.schedule_s + self.schedule_per_request * size.decodes
 
-    def launch(self, size: StepSize) -> float:
-        """Seconds in the engine while the GPU may already work."""
-        return 0.0 if size.decodes + size.prefill <= self.graph_tokens else self.eager_s
+    def launch(self, size: StepSize, luck: float) -> float:
+        """Seconds in the engine while the GPU may already work; luck: 0 (least) to 1 (most)."""
+        if not size.prefill:
+            return self.graph_s
+        large = size.decodes + size.prefill > self.graph_tokens
+        least, most = self.eager_s if large else self.pieces_s
+        return least + luck * (most - least)
 
     def update(self, requests: int) -> float:
         """Seconds in the engine for the answer to a step of so many requests."""
@@ -81,7 +100,9 @@ def parse_latency(data: dict[str, Any]) -> StepLatency:
         schedule_s=engine["schedule_ms"] / 1e3,
         schedule_per_request=engine["schedule_per_request_us"] / 1e6,
         graph_tokens=engine["graph_tokens"],
-        eager_s=engine["eager_ms"] / 1e3,
+        graph_s=engine["graph_ms"] / 1e3,
+        pieces_s=_range(engine["pieces_ms"]),
+        eager_s=_range(engine["eager_ms"]),
         update_s=engine["update_ms"] / 1e3,
         update_per_request=engine["update_per_request_us"] / 1e6,
         hand_out_s=client["hand_out_us"] / 1e6,
@@ -98,3 +119,8 @@ def interpolate(points: Points, x: float) -> float:
 
 def _seconds(points: list[list[float]]) -> tuple[tuple[float, float], ...]:
     return tuple((x, ms / 1e3) for x, ms in points)
+
+
+def _range(ms: list[float]) -> tuple[float, float]:
+    least, most = ms
+    return least / 1e3, most / 1e3

@@ -43,7 +43,7 @@ class VllmLoop:
             block_size=profile.block_size,
         )
         self._depth = 2 if profile.async_scheduling else 1
-        self._factors = randomness
+        self._random = randomness
         self._times = Times([None] * len(requests), [None] * len(requests))
         self._left = len(requests)
         delays = randomness.delays(len(requests))
@@ -90,13 +90,13 @@ class VllmLoop:
     def _launch(self, batch: Batch) -> None:
         """Prepare a step and queue it on the GPU."""
         size, latency = batch.size(), self._latency
-        self._factors.grow(self._steps + 1)
+        self._random.grow(self._steps + 1)
         self._now += latency.schedule(size)
         if size.prefill and self._cold_s:
             self._now, self._cold_s = self._now + self._cold_s, 0.0
         begin = max(self._gpu, self._now)
-        self._now += latency.launch(size)
-        end = begin + latency.gpu(size) * self._factors.factors[self._steps]
+        self._now += latency.launch(size, self._random.luck[self._steps])
+        end = begin + latency.gpu(size) * self._random.factors[self._steps]
         self._gpu = max(end, self._now)
         self._steps += 1
         self._under_way.append((batch, self._gpu))

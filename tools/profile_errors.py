@@ -1,0 +1,229 @@
+"""How far the simulated vLLM server is off: the table under "H200" in docs/reproduction.md.
+
+    python -m tools.profile_errors FOLDER... --trace real_trace.csv [--seeds 8] [--page]
+
+Each folder is one card's, as tools/server_modes.py fills it: SUITE-MODE.jsonl, its manifest and
+SUITE-MODE.steps.jsonl. Every run is simulated with its own requests and settings under several
+seeds; the median and the range are compared with what was measured. Two numbers are read off the
+measurement: how fast the card is beside the one that the profile was fitted on (from the steps of
+all its decodes), and how much longer the first request of a run took. --page brings the page up to
+date; without it the table is printed.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tools.fit_profile import between_decodes, read_logs
+
+from fairlane.core.limits import RequestRate
+from fairlane.core.policy import Policy
+from fairlane.experiments.bench import BenchSettings
+from fairlane.metrics import headline
+from fairlane.policies.fcfs import FirstComeFirstServed, fcfs
+from fairlane.policies.registry import create_policy
+from fairlane.records import Run, read_run
+from fairlane.simulator.profile import VllmProfile, get_profile
+from fairlane.simulator.run import simulate
+from fairlane.simulator.serving import VllmConfig
+from fairlane.simulator.step_latency import StepSize
+from fairlane.workloads.trace import TracedRequest
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reproduction.md"
+MARK = "h200"
+BLOCK = 16
+POOLS = {"35000": 2188 * BLOCK, "65000": 4063 * BLOCK}  # of the 13b
+RUNNING_7B = 64
+MINUTE_S = 5.0  # 60 s, in runs that are twelve times as fast
+NAME = re.compile(r"(.+?)-(stock|lcf|vtc(?:-predict|-oracle)?|rpm\d+)-(\d+)")
+SHOWN = {
+    "total_time": "total time (s)",
+    "mean_first_token_latency": "mean first token latency (s)",
+    "max_accumulated_service_difference": "max accumulated difference",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured run, and what it is simulated with."""
+
+    path: Path
+    suite: str
+    mode: str
+    profile: VllmProfile
+    memory: int
+    trace: str | None
+    seeds: int
+
+    @property
+    def label(self) -> str:
+        """As in the names of its files."""
+        return self.path.stem
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the profile was fitted to this run."""
+        return self.label in self.profile.provenance["fitted_on"]
+
+    def requests(self, manifest: dict[str, Any]) -> list[TracedRequest]:
+        """What was sent."""
+        settings = BenchSettings(
+            server="", suite=manifest["suite"], trace=self.trace if manifest["trace"] else None,
+            duration=manifest["duration"], rate_scale=manifest["rate_scale"],
+            time_scale=manifest["time_scale"], workload_seed=manifest["workload_seed"],
+        )  # fmt: skip
+        return settings.requests()
+
+    def policy(self, requests: Sequence[TracedRequest]) -> Policy[Any]:
+        """A fresh scheduler."""
+        limit = re.fullmatch(r"rpm(\d+)", self.mode)
+        if limit:
+            return FirstComeFirstServed(gates=[RequestRate(int(limit[1]), MINUTE_S)])
+        if self.mode == "vtc-oracle":
+            return create_policy(self.mode, true_length=lambda r: requests[r.id].output_len)
+        return fcfs() if self.mode == "stock" else create_policy(self.mode)
+
+    def server(self, run: Run) -> VllmConfig:
+        """With the delay of the first response, which the measured run is asked for."""
+        profile = self.profile
+        first = min(
+            (r for r in run.records if r.ttft_s is not None),
+            key=lambda r: r.arrival_s + (r.ttft_s or 0.0),
+        )
+        alone = VllmConfig(
+            profile=profile, memory_tokens=self.memory, noise=profile.noise.without()
+        )
+        usual = simulate([TracedRequest(0, "", 0.0, first.prompt_len, 1)], fcfs(), alone)
+        delay = (first.ttft_s or 0.0) - (usual.records[0].ttft_s or 0.0)
+        return replace(alone, noise=profile.noise, first_prefill_delay_s=max(0.0, delay))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Measured and simulated values of the metrics of a run."""
+
+    label: str
+    fitted: bool
+    measured: dict[str, float]
+    simulated: dict[str, list[float]]
+
+    def error(self, metric: str) -> float:
+        """Of the median, relative."""
+        return median(self.simulated[metric]) / self.measured[metric] - 1
+
+    def inside(self, metric: str) -> bool:
+        """Whether a seed gave less and one gave more."""
+        values = self.simulated[metric]
+        return min(values) <= self.measured[metric] <= max(values)
+
+
+def cases(folder: Path, trace: str | None, seeds: int) -> list[Case]:
+    """All runs of a folder."""
+    found: list[Case] = []
+    slowness: dict[str, float] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        name = NAME.fullmatch(path.stem)
+        if name is None or (name[1] == "real" and trace is None):
+            continue
+        size = "13b" if name[3] in POOLS else "7b"
+        profile = get_profile(f"h200-llama-2-{size}")
+        assert isinstance(profile, VllmProfile)
+        if size not in slowness:
+            slowness[size] = card(folder, profile)
+        profile = replace(profile, latency=profile.latency.on_card(slowness[size]))
+        if size == "7b":
+            profile = replace(profile, max_num_seqs=RUNNING_7B)
+        memory = POOLS.get(name[3], profile.memory_tokens)
+        found.append(Case(path, name[1], name[2], profile, memory, trace, seeds))
+    return found
+
+
+def card(folder: Path, profile: VllmProfile) -> float:
+    """How many times as long decodes take on this card as in the profile."""
+    steps = read_logs(sorted(folder.glob("*.steps.jsonl")))
+    turns, between = between_decodes(steps)
+    gpu = profile.latency.gpu
+    ratios = [
+        turns[i] / 1e3 / gpu(StepSize(int(steps.decodes[i]), int(steps.context[i])))
+        for i in np.flatnonzero(between)
+    ]
+    slowness = float(np.median(ratios))
+    print(f"{folder}: decodes take {slowness:.3f} times as long as in {profile.name}")
+    return slowness
+
+
+def compare(case: Case) -> Row:
+    """Simulate a run under all its seeds."""
+    run = read_run(case.path)
+    requests, server = case.requests(run.manifest), case.server(run)
+    values = [
+        headline(simulate(requests, case.policy(requests), server, seed=seed))
+        for seed in range(case.seeds)
+    ]
+    simulated = {name: [value[name] for value in values] for name in SHOWN}
+    return Row(case.label, case.fitted, headline(run), simulated)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: medians first, then run by run."""
+    lines = [
+        "| median error | all runs | held-out runs | measured within the simulated range |",
+        "|---|---:|---:|---:|",
+    ]
+    for metric, title in SHOWN.items():
+        of_all = [abs(row.error(metric)) for row in rows]
+        held_out = [abs(row.error(metric)) for row in rows if not row.fitted]
+        inside = sum(row.inside(metric) for row in rows)
+        medians = " | ".join(
+            f"{median(errors):.2%}" if errors else "-" for errors in (of_all, held_out)
+        )
+        lines.append(f"| {title} | {medians} | {inside} of {len(rows)} |")
+    lines += ["", f"| run | {' | '.join(SHOWN.values())} |", f"|---|{'---:|' * len(SHOWN)}"]
+    for row in sorted(rows, key=lambda row: row.label):
+        cells = [
+            f"{_number(row.measured[m])}, {_number(median(row.simulated[m]))} ({row.error(m):+.1%})"
+            for m in SHOWN
+        ]
+        lines.append(f"| `{row.label}`{' *' * row.fitted} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def main() -> None:
+    """Simulate everything, then print or replace the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--trace", help="the real trace, as CSV")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--page", action="store_true")
+    arguments = parser.parse_args()
+    todo = [
+        case
+        for folder in arguments.folders
+        for case in cases(folder, arguments.trace, arguments.seeds)
+    ]
+    with ProcessPoolExecutor(2) as pool:
+        text = table(list(pool.map(compare, todo)))
+    print(text)
+    if arguments.page:
+        page = PAGE.read_text(encoding="utf-8")
+        block = f"<!-- {MARK} -->\n{text}\n<!-- /{MARK} -->"
+        page, count = re.subn(rf"<!-- {MARK} -->.*<!-- /{MARK} -->", block, page, flags=re.DOTALL)
+        if not count:
+            raise SystemExit(f"{PAGE}: no place for {MARK}")
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
