@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class Run:
         self.arrived: dict[str, int] = {}  # steps, of the light client's requests
         self.latencies: list[int] = []
         self.service = {"a": [0.0], "b": [0.0], "light": [0.0]}  # so far, by step
+        self.flying: deque[tuple[Any, Any]] = deque()  # batches, and what the model will answer
+        self.most_flying = 1 + run_ahead
         self.again = self.total = self.output = 0
 
     def send(self, client: str) -> str:
@@ -69,7 +72,10 @@ class Run:
             self.again += count - max(0, now - self.computed.get(request_id, 0))
             self.total += count
             self.computed[request_id] = max(now, self.computed.get(request_id, 0))
-        outputs = scheduler.update_from_output(batch, run_model(scheduler, batch))
+        self.flying.append((batch, run_model(scheduler, batch)))
+        outputs: dict[int, Any] = {}
+        if len(self.flying) == self.most_flying:
+            outputs = scheduler.update_from_output(*self.flying.popleft())
         now_served = {client: column[-1] for client, column in self.service.items()}
         for answer in (a for batch in outputs.values() for a in batch.outputs):
             client = answer.request_id.split("-")[0]
@@ -110,7 +116,7 @@ def main() -> None:
     """Print a line for each choice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--run-ahead", action="store_true", help="vLLM's AsyncScheduler")
+    parser.add_argument("--run-ahead", action="store_true", help="AsyncScheduler, a step ahead")
     options = parser.parse_args()
     print(
         "| lengths | blocks | victim | 200 steps | any | again % | light | preempted | tok/step |"

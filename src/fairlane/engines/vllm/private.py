@@ -22,6 +22,14 @@ from vllm.v1.request import RequestStatus
 __all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
 
 OLDEST, NEWEST = (0, 25, 1), (0, 33)
+_ENTERED = frozenset({RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS})
+_CUT_SHORT = frozenset(
+    {
+        RequestStatus.FINISHED_ABORTED,
+        RequestStatus.FINISHED_ERROR,
+        RequestStatus.FINISHED_IGNORED,
+    }
+)
 logger = logging.getLogger(__name__)
 
 
@@ -41,7 +49,7 @@ def check_version(version: str = VLLM_VERSION) -> bool:
 
 def entered(request: Any) -> bool:
     """Whether a request that was taken from the queue was admitted, or is loading its KV cache."""
-    return request.status in (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
+    return request.status in _ENTERED
 
 
 def awaits_input(request: Any) -> bool:
@@ -56,8 +64,7 @@ def awaits_nothing(request: Any) -> bool:
 
 def finished(request: Any) -> bool:
     """Whether an ended request came to its end, rather than being aborted or failing."""
-    aborted = (RequestStatus.FINISHED_ABORTED, RequestStatus.FINISHED_ERROR)
-    return request.status not in (*aborted, RequestStatus.FINISHED_IGNORED)
+    return request.status not in _CUT_SHORT
 
 
 def adapter(request: Any) -> int | None:
