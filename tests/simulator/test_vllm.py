@@ -94,6 +94,11 @@ def test_a_request_that_never_fits_is_refused_at_once() -> None:
         serve([(0.0, 1000, 25)])
 
 
+def test_a_server_has_two_blocks_at_least() -> None:
+    with pytest.raises(FairlaneError, match="memory-tokens must be at least 32, not 31"):
+        VllmConfig(profile=PROFILE, memory_tokens=31)
+
+
 def test_a_cache_that_was_not_measured_is_refused() -> None:
     requests = [TracedRequest(0, "a", 0.0, 16, 1)]
     config = VllmConfig(profile=PROFILE)

@@ -116,6 +116,12 @@ class VllmConfig(Server):
 
     profile: VllmProfile
 
+    def __post_init__(self) -> None:
+        Server.__post_init__(self)
+        if self.blocks < 1:
+            least = 2 * self.profile.block_size
+            raise FairlaneError(f"memory-tokens must be at least {least}, not {self.memory_tokens}")
+
     @property
     def blocks(self) -> int:
         """Blocks of the KV cache that requests can have: vLLM keeps one for itself."""
