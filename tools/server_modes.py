@@ -1,6 +1,6 @@
 """Measure schedulers on one vLLM server that changes between them (switching.py).
 
-    python tools/server_modes.py --model MODEL --plan plan.toml --output FOLDER -- VLLM OPTIONS
+    python -m tools.server_modes --model MODEL --plan plan.toml --output FOLDER -- VLLM OPTIONS
 
 A plan names modes, as switching.py takes them, and says what is sent to which:
 
@@ -164,6 +164,21 @@ def measure(url: str, load: Load) -> dict[str, Any]:
 # -- the server -------------------------------------------------------------------------------
 
 
+def wait(name: str, process: subprocess.Popen[bytes], url: str, limit_s: float) -> None:
+    """Until a server answers. Raises RuntimeError when it ends or takes too long."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < limit_s:
+        if process.poll() is not None:
+            raise RuntimeError(f"{name} ended with {process.returncode}: see {name}.log")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                print(f"{name} is up after {time.monotonic() - begin:.0f} s", flush=True)
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError(f"{name} was not up after {limit_s:.0f} s: see {name}.log")
+
+
 class Server:
     """One vLLM that switches."""
 
@@ -191,17 +206,7 @@ class Server:
 
     def wait(self, limit_s: float) -> None:
         """Until it answers. Raises RuntimeError when it ends or takes too long."""
-        begin = time.monotonic()
-        while time.monotonic() - begin < limit_s:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"vLLM ended with {self.process.returncode}: see server.log")
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
-                    print(f"up after {time.monotonic() - begin:.0f} s", flush=True)
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        raise RuntimeError(f"vLLM was not up after {limit_s:.0f} s: see server.log")
+        wait("server", self.process, self.url, limit_s)
 
     def switch(self, mode: dict[str, Any]) -> dict[str, Any]:
         """Change the scheduler; tells of the steps before. Raises RuntimeError while it is busy."""
@@ -244,7 +249,7 @@ class Plan:
         self._server.switch(self._mode("stock"))
 
     def _mode(self, name: str, log: str | None = None, label: str = "") -> dict[str, Any]:
-        given = self._plan["modes"].get(name, {})
+        given: dict[str, Any] = self._plan["modes"].get(name, {})
         return {"name": name, "scheduler": None, "log": log, "label": label} | given
 
     def _left(self, needed_s: float) -> bool:

@@ -59,7 +59,7 @@ DOOR = {
 
 def max_tokens_oracle(**options: Any) -> Any:
     """Predicted VTC that takes a request's limit for its length."""
-    return vtc_oracle(true_length=lambda request: request.max_output_tokens, **options)
+    return vtc_oracle(true_length=lambda request: request.max_output_tokens or 0, **options)
 
 
 def rpm_window(*, rate_limit: int, window_s: float) -> Any:
