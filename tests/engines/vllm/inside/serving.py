@@ -1,5 +1,6 @@
 """A real vLLM server on a tiny random Llama, with the options that a user would give."""
 
+import ctypes
 import http.client
 import json
 import os
@@ -22,6 +23,7 @@ from fairlane.engines.tenant_file import change_tenants
 from fairlane.engines.tenants import Tenant, Tenants
 
 START_S = 300
+_PR_SET_PDEATHSIG = 1
 OPTIONS = (
     "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "512",
     "--max-num-seqs", "8", "--block-size", "32",
@@ -153,9 +155,15 @@ def start(
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=_end_with_parent,
             env=inherited | settings | dict(environment),
         )  # fmt: skip
     return process, f"http://127.0.0.1:{port}"
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when the tests are killed: it has a session of its own."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
