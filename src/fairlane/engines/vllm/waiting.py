@@ -150,11 +150,12 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
     # -- what our scheduler calls ------------------------------------------------------------
 
     def end_step(self) -> None:
-        """The step's batch is chosen."""
+        """The step's batch is chosen. Until the next is, counters move: who is next may be new."""
         self._settle()
         self._bring_back()
         self._full.clear()
         self._behind = ()
+        self._head = _UNKNOWN
 
     def wake(self, request: Any) -> bool:
         """The input that a request waited for is there; whether it waited here."""

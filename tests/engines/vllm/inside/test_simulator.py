@@ -13,7 +13,6 @@ from fairlane.simulator.batching import Batch, BatchScheduler
 from fairlane.workloads.trace import TracedRequest
 
 BLOCK = 16
-STALE = "the plugin keeps the head of its queue while counters move on"
 
 
 @pytest.fixture(autouse=True)
@@ -110,13 +109,7 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize(
-    "fair",
-    [
-        pytest.param(True, id="vtc", marks=pytest.mark.xfail(strict=False, reason=STALE)),
-        pytest.param(False, id="stock"),
-    ],
-)
+@pytest.mark.parametrize("fair", [True, False], ids=["vtc", "stock"])
 @pytest.mark.parametrize("run_ahead", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", ENGINES)
 def test_every_step_is_vllms(kind: str, run_ahead: bool, fair: bool) -> None:
