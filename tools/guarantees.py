@@ -80,6 +80,11 @@ token costs more than an output token, U has to be w_q M + (w_p - w_q) L_in: the
 workload that exceeds the paper's term by a little, because a client's older requests go on
 producing output while a prompt is charged. `service_bound` gives the right one for any cost.
 
+The paper's server does not preempt. On one that does, memory is used more than once after a
+client was admitted last: of k requests that run, the first to be put back has produced at most
+M / k tokens since, the next M / (k - 1), so U grows by 1 + 1/2 + ... + 1/k. A search found 1.55 U
+with ten requests. Requests do not count twice: what is computed again is not charged.
+
 `tests/properties/test_theorems.py` asserts them over random and adversarial workloads: with linear
 and quadratic costs, weights, and hosts that preempt (4.3, 4.4, 4.9). `tests/simulator/` asserts 4.4
 on simulated GPUs. The same assertions must fail, and do, for first come first served, rate limits,

@@ -20,6 +20,7 @@ class Ledger:
         self.paid: set[RequestId] = set()
         self.waiting: dict[str, int] = {}
         self.running: dict[str, int] = {}
+        self.most_running = 0  # requests at once, of all clients
         self.service: dict[str, float] = {}
         self.asked: dict[str, float] = {}  # service asked for, delivered or not
         self.pages: list[tuple[dict[str, float], frozenset[str], dict[str, float]]] = []
@@ -54,6 +55,7 @@ class Ledger:
         self.write()
         self.waiting[request.client] -= 1
         self.running[request.client] = self.running.get(request.client, 0) + 1
+        self.most_running = max(self.most_running, sum(self.running.values()))
 
     def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         for request_id, count in tokens.items():
