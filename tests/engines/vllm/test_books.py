@@ -5,7 +5,7 @@ import pytest
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
 from fairlane.core.fair_queue import FairQueue
-from fairlane.core.types import Outcome
+from fairlane.core.types import Outcome, RequestId
 from fairlane.engines.vllm import books as module
 from fairlane.engines.vllm.books import FORGOTTEN, Books
 from tests.driving import req
@@ -99,3 +99,18 @@ def test_the_difference_is_that_of_an_auditor_that_hears_everything_at_once() ->
     books.admit("a0", 0)
     books.delivered(["a0"] * 50)
     assert books.snapshot()["observed_difference"] == 36.0
+
+
+def test_an_auditor_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Auditor):
+        def admit(self, request_id: RequestId, *, cached_tokens: int = 0) -> None:
+            raise RuntimeError("lost count")
+
+    now = iter(range(1_000_000))
+    books = Books(FairQueue(), Broken(), LinearCost(), lambda: float(next(now)))
+    serve(books, "1", "a", 10, 3)
+    serve(books, "2", "b", 10, 3)
+    snapshot = books.snapshot()
+    assert snapshot["clients"]["b"]["output_tokens"] == 3
+    assert snapshot["policy_errors"] == 0
+    assert len(caplog.records) == 1

@@ -2,7 +2,7 @@
 
 It feeds the policy and an auditor, adds up what telemetry reports, and stands between a policy
 that raises and the server: the request that was concerned fails, the error is logged once with
-its cause, and scheduling goes on. Nothing here knows vLLM.
+its cause, and scheduling goes on. An auditor that raises is asked no more. Nothing here knows vLLM.
 """
 
 import logging
@@ -72,6 +72,8 @@ class Books:
     ) -> None:
         self._policy = policy
         self._auditor = auditor
+        self._audited = auditor.report()
+        self._audits = True  # until the auditor raises
         self._cost = cost
         self._clock = clock
         self._accounts: dict[str, Account] = {}
@@ -105,7 +107,7 @@ class Books:
             self._entries[str(request.id)] = entry = Entry(request, account, self._clock())
             account.live += 1
             self._waits(entry)
-            self._auditor.enqueue(request)
+            self._audit(self._auditor.enqueue, request)
             return None
         account.rejected[reason] += 1
         return reason
@@ -138,7 +140,7 @@ class Books:
             account.cached_tokens += cached
             account.service += self._cost.admission(prompt, cached)
         self._waits_no_more(entry)
-        self._auditor.admit(request_id, cached_tokens=cached)
+        self._audit(self._auditor.admit, request_id, cached_tokens=cached)
 
     def put_back(self, request_id: str) -> None:
         """A running request was preempted, or waits again for another reason."""
@@ -148,7 +150,7 @@ class Books:
         entry.account.preemptions += 1
         self._guard("requeue", request_id, self._policy.requeue, request_id, self._clock())
         self._waits(entry)
-        self._auditor.requeue(request_id)
+        self._audit(self._auditor.requeue, request_id)
 
     def set_aside(self, request_id: str) -> bool:
         """The engine passes over the request in this step: let the policy offer the next one.
@@ -233,7 +235,7 @@ class Books:
         for name, weight in weights.items():
             if change is not None:
                 change(name, weight)
-                self._auditor.set_weight(name, weight)
+                self._audit(self._auditor.set_weight, name, weight)
 
     def snapshot(self) -> dict[str, Any]:
         """All totals, ready for JSON. O(clients ever seen + live requests)."""
@@ -244,7 +246,9 @@ class Books:
             more = extra.setdefault(id(entry.account), [0, 0.0])
             more[0] += entry.output
             more[1] += self._output_service(entry)
-        audit = self._auditor.report()
+        if self._audits:
+            self._audited = self._auditor.report()
+        audit = self._audited
         return {
             "clients": {
                 name: self._row(account, states.get(name), extra.get(id(account), [0, 0.0]))
@@ -311,9 +315,18 @@ class Books:
                 entry = self._entries.get(str(request_id))
                 if entry is not None:
                     entry.output += count
-            self._auditor.record_tokens(news)
+            self._audit(self._auditor.record_tokens, news)
         while self._ended:
-            self._auditor.finish(self._ended.pop())
+            self._audit(self._auditor.finish, self._ended.pop())
+
+    def _audit(self, tell: Callable[..., None], *args: Any, **options: Any) -> None:
+        """Tell the auditor; once it raised, scheduling goes on without one."""
+        if self._audits:
+            try:
+                tell(*args, **options)
+            except Exception:
+                self._audits = False
+                logger.exception("The auditor raised; differences are no longer observed")
 
     def _output_service(self, entry: Entry) -> float:
         return self._cost.output(entry.request.prompt_tokens, 0, entry.output)
