@@ -50,7 +50,8 @@ class NotAvailable(Exception):
 def recipe() -> str:
     """A name for what would be installed: changes with the versions, Python's and the packages'."""
     pinned = CONSTRAINTS.read_text() if CONSTRAINTS.exists() else ""
-    parts = (VLLM, TORCH, *LEFT_OUT, *TEST_TOOLS, pinned, sys.version)
+    ours = (ROOT / "pyproject.toml").read_text()  # its entry points are installed, too
+    parts = (VLLM, TORCH, *LEFT_OUT, *TEST_TOOLS, pinned, ours, sys.version)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
