@@ -28,7 +28,7 @@ from fairlane.simulator.serving import (
 )
 from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.suites import Suite, get_suite
-from fairlane.workloads.trace import TracedRequest, TraceError, check, read_csv
+from fairlane.workloads.trace import TracedRequest, checked, read_csv
 
 COSTS: dict[str, LinearCost | QuadraticCost] = {
     "linear": LinearCost(),
@@ -228,14 +228,7 @@ def read_requests(path: str, *, max_total_len: int | None = None) -> list[Traced
         ]
     else:
         return read_csv(path, max_total_len=max_total_len)
-    previous = 0.0
-    for request in requests:
-        try:
-            check(request, previous, max_total_len)
-        except ValueError as error:
-            raise TraceError(f"{path}: request {request.id}: {error}") from None
-        previous = request.arrival_s
-    return requests
+    return list(checked(path, requests, max_total_len))
 
 
 def _true_length(requests: list[TracedRequest]) -> Any:

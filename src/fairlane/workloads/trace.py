@@ -98,6 +98,22 @@ def _number(row: dict[str, str], column: str, kind: type[N]) -> N:
         raise ValueError(f"{column} must be {what}, not {row[column]!r}") from None
 
 
+def checked(
+    path: str | os.PathLike[str],
+    requests: Iterable[TracedRequest],
+    max_total_len: int | None = None,
+) -> Iterator[TracedRequest]:
+    """Each request, once it has been checked. Raises TraceError, naming file and request."""
+    previous = 0.0
+    for request in requests:
+        try:
+            check(request, previous, max_total_len)
+        except ValueError as error:
+            raise TraceError(f"{path}: request {request.id!r}: {error}") from None
+        previous = request.arrival_s
+        yield request
+
+
 def check(request: TracedRequest, previous: float, max_total_len: int | None) -> None:
     """Raise ValueError, saying why, where `request` cannot follow an arrival at `previous`."""
     lengths = request.prompt_len, request.output_len
@@ -123,16 +139,10 @@ def write_csv(path: str | os.PathLike[str], requests: Iterable[TracedRequest]) -
 
     Raises OutputError where `path` is unwritable and TraceError for what could not be read back.
     """
-    previous = 0.0
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for r in requests:
-            try:
-                check(r, previous, None)
-            except ValueError as error:
-                raise TraceError(f"{path}: request {r.id!r}: {error}") from None
-            previous = r.arrival_s
+        for r in checked(path, requests):
             writer.writerow((r.client, r.arrival_s, r.prompt_len, r.output_len))
 
 
