@@ -36,6 +36,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,17 @@ def wait(name: str, process: subprocess.Popen[bytes], url: str, limit_s: float) 
     raise RuntimeError(f"{name} was not up after {limit_s:.0f} s: see {name}.log")
 
 
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End servers, all at the same time."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 class Server:
     """One vLLM that switches."""
 
@@ -220,11 +232,7 @@ class Server:
 
     def stop(self) -> None:
         """End it."""
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        stop([self.process])
 
 
 # -- a plan -----------------------------------------------------------------------------------
@@ -293,20 +301,32 @@ class Plan:
         (self._folder / f"{label}.steps.json").write_text(json.dumps(told))
 
 
+def relative_rates(
+    rows: Sequence[Mapping[str, Any]], who: str, turn: str, base: str
+) -> Iterator[tuple[str, str, list[float]]]:
+    """(load, who, throughput over that of `base` in each turn that has both), where there is any.
+
+    who, turn: the keys of `rows` that say whose the row is, and of which turn.
+    """
+    rates = {(r["load"], r[turn], r[who]): r["output_tokens_per_s"] for r in rows}
+    for load, name in dict.fromkeys((r["load"], r[who]) for r in rows):
+        ratios = [
+            rate / rates[load, number, base]
+            for (a_load, number, a_name), rate in rates.items()
+            if (a_load, a_name) == (load, name) and (load, number, base) in rates
+        ]
+        if ratios:
+            yield load, name, ratios
+
+
 def summarise(path: Path) -> None:
     """Throughput of each mode relative to the first in the same round: median and range."""
     if not path.exists():
         return
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     first = rows[0]["mode"]
-    by_round = {(r["load"], r["round"], r["mode"]): r["output_tokens_per_s"] for r in rows}
-    for load, mode in dict.fromkeys((r["load"], r["mode"]) for r in rows):
-        ratios = [
-            rate / by_round[load, number, first]
-            for (a_load, number, name), rate in by_round.items()
-            if (a_load, name) == (load, mode) and (load, number, first) in by_round
-        ]
-        if mode != first and ratios:
+    for load, mode, ratios in relative_rates(rows, "mode", "round", first):
+        if mode != first:
             low, middle, high = np.percentile(ratios, [0, 50, 100])
             error = np.std(ratios, ddof=1) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
             print(

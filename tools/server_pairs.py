@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tools.server_modes import Load, measure, prepare, wait
+from tools.server_modes import Load, measure, prepare, relative_rates, stop, wait
 
 PLUGIN = "fairlane.engines.vllm"
 CONFIG = """tenants = "tenants.toml"
@@ -91,14 +91,8 @@ def summarise(path: str) -> None:
     """Throughput of each server relative to `stock` in the same pair: median and range."""
     with open(path, encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    by_pair = {(r["load"], r["pair"], r["server"]): r["output_tokens_per_s"] for r in rows}
-    for load, server in dict.fromkeys((r["load"], r["server"]) for r in rows):
-        ratios = [
-            rate / by_pair[load, pair, "stock"]
-            for (a_load, pair, name), rate in by_pair.items()
-            if (a_load, name) == (load, server) and (load, pair, "stock") in by_pair
-        ]
-        if server != "stock" and ratios:
+    for load, server, ratios in relative_rates(rows, "server", "pair", "stock"):
+        if server != "stock":
             low, middle, high = np.percentile(ratios, [0, 50, 100])
             print(f"{load} {server}/stock {middle:.4f} [{low:.4f}, {high:.4f}] in {len(ratios)}")
 
@@ -132,13 +126,7 @@ def main() -> None:
         if arguments.then:
             subprocess.run(arguments.then, shell=True, check=False)
     finally:
-        for server in servers:
-            server.process.terminate()
-        for server in servers:
-            try:
-                server.process.wait(20)
-            except subprocess.TimeoutExpired:
-                server.process.kill()
+        stop([server.process for server in servers])
 
 
 if __name__ == "__main__":

@@ -59,17 +59,16 @@ class Admission:
     def __init__(self, limits_of: Callable[[str], Limits | None]) -> None:
         self._limits_of = limits_of
         self.rates = RateLimits(limits_of)
-        self._servers = 1
         self.waiting: dict[str, int] = {}
         self.rejected: dict[tuple[str, str], int] = {}
 
     def share(self, servers: int) -> None:
         """So many servers share each limit, evenly."""
-        self._servers = self.rates.servers = servers
+        self.rates.servers = servers
 
     def part(self, limit: int | None) -> int | None:
         """What one server has of a limit on a number of requests: at least one."""
-        return None if limit is None else max(1, limit // self._servers)
+        return None if limit is None else max(1, limit // self.rates.servers)
 
     def arrive(self, caller: Caller, now: float) -> None:
         """Let a request of a known client wait. Raises Refused, with status 429."""

@@ -34,8 +34,7 @@ class StepLatency:
     """Times in seconds. decode, mixed: (requests or tokens, seconds) points, lines in between.
 
     graph_s: what launching a decode takes beyond; pieces_s, eager_s: the least and the most that
-    launching in pieces takes, and launching a step of more than `graph_tokens`.
-    hand_out_s: what
+    launching in pieces takes, and launching a step of more than `graph_tokens`. hand_out_s: what
     the API server takes for each token. reply_s: from there to the client.
     """
 

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
+from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request
 from fairlane.engines.vllm.books import Books
 from fairlane.engines.vllm.clients import client_of
@@ -129,7 +130,7 @@ class FairHooks(Hooks):
         for request in running:
             client = self._books.client(request.request_id)
             if client not in paths:
-                names = client.split("/") if self._config.scheduler.groups else [client]
+                names = split_path(client) if self._config.scheduler.groups else (client,)
                 paths[client] = ["/".join(names[: n + 1]) for n in range(len(names))]
                 continue
             for path in paths[client]:
@@ -170,4 +171,4 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
 
 
 def _top_group(client: str) -> str:
-    return client.split("/", 1)[0]
+    return split_path(client)[0]
