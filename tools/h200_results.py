@@ -1,6 +1,6 @@
 """From raw measurements of tools/server_modes.py to results/h200: data, figures, tables.
 
-    python tools/h200_results.py RAW_FOLDER... [--output results/h200] [--page docs/results.md]
+    python -m tools.h200_results RAW_FOLDER... [--output results/h200] [--page docs/results.md]
 
 Every run SUITE-MODE.jsonl becomes a compact file (times to a tenth of a millisecond, no token
 times) with a manifest of what it was measured on; but not those of the real trace, whose requests
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools.page import fill
+from tools.server_modes import relative_rates
 
 from fairlane import metrics
 from fairlane.core.audit import service_bound
@@ -32,7 +34,7 @@ from fairlane.experiments.samples import Sample
 from fairlane.metrics import backlogged_difference, headline, summarise
 from fairlane.records import RequestRecord, Run, read_run, write_jsonl
 
-BEGIN, END = "<!-- measured tables: begin -->", "<!-- measured tables: end -->"
+MARK = "measured tables"
 REAL = "real"
 LABELS = {
     "stock": "FCFS", "fcfs": "FCFS", "vtc": "VTC", "lcf": "LCF",
@@ -354,16 +356,9 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
         "TTFT p50, p99 (ms) | TPOT p50, p99 (ms) | schedule() + update (ms a step) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    speed = {(r["load"], r["round"], r["mode"]): r["output_tokens_per_s"] for r in rows}
-    for load, mode in dict.fromkeys((r["load"], r["mode"]) for r in rows):
+    for load, mode, found in relative_rates(rows, "mode", "round", "stock"):
         here = [r for r in rows if (r["load"], r["mode"]) == (load, mode)]
-        ratios = np.array(
-            [
-                r["output_tokens_per_s"] / speed[load, r["round"], "stock"]
-                for r in here
-                if (load, r["round"], "stock") in speed
-            ]
-        )
+        ratios = np.array(found)
         error = ratios.std(ddof=1) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
 
         def middle(name: str, scale: float = 1.0, rows: Any = here) -> float:
@@ -377,16 +372,6 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
             f"{middle('tpot_p50_s', 1e3):.2f}, {middle('tpot_p99_s', 1e3):.2f} | {spent:.2f} |"
         )
     return "\n".join(lines)
-
-
-def put(page: Path, text: str) -> None:
-    """Replace what stands between the page's markers."""
-    whole = page.read_text(encoding="utf-8")
-    head, _, rest = whole.partition(BEGIN)
-    _, found, tail = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{page}: has no {BEGIN} ... {END}")
-    page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
 
 
 def main() -> None:
@@ -431,7 +416,8 @@ def main() -> None:
     tables = "\n\n".join(part for part in parts if part)
     print(tables)
     if arguments.page:
-        put(arguments.page, tables)
+        page = arguments.page.read_text(encoding="utf-8")
+        arguments.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from tools.fit_profile import between_decodes, read_logs
+from tools.page import fill
 
 from fairlane.core.limits import RequestRate
 from fairlane.core.policy import Policy
@@ -217,12 +218,7 @@ def main() -> None:
         text = table(list(pool.map(compare, todo)))
     print(text)
     if arguments.page:
-        page = PAGE.read_text(encoding="utf-8")
-        block = f"<!-- {MARK} -->\n{text}\n<!-- /{MARK} -->"
-        page, count = re.subn(rf"<!-- {MARK} -->.*<!-- /{MARK} -->", block, page, flags=re.DOTALL)
-        if not count:
-            raise SystemExit(f"{PAGE}: no place for {MARK}")
-        PAGE.write_text(page, encoding="utf-8")
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), MARK, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

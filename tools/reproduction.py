@@ -1,15 +1,16 @@
 """Brings docs/reproduction.md up to date: its figures and its tables, from the artifact's files.
 
-python tools/reproduction.py FAIR_BENCH REAL_TRACE.csv
+python -m tools.reproduction FAIR_BENCH REAL_TRACE.csv
 
 Takes some minutes. What was simulated is kept in out/, so a second time is quick.
 """
 
 import csv
-import re
 import shutil
 import sys
 from pathlib import Path
+
+from tools.page import fill
 
 from fairlane.experiments.compare import Comparison, Row, compare, error_medians
 from fairlane.experiments.reproduce import reproduce
@@ -42,10 +43,7 @@ def main() -> None:
         "files": file_table(comparison),
         "table2": table2(OUTPUT / "table2.csv"),
     }.items():
-        block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
-        page, found = re.subn(rf"<!-- {name} -->.*<!-- /{name} -->", block, page, flags=re.DOTALL)
-        if not found:
-            sys.exit(f"{PAGE}: no place for {name}")
+        page = fill(page, name, table)
     for figure in FIGURES:
         shutil.copy(OUTPUT / f"{figure}.png", PAGE.parent / "images" / f"{figure}.png")
     PAGE.write_text(page)

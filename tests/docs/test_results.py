@@ -15,8 +15,8 @@ def test_the_tables_and_figures_are_made_of_the_data(tmp_path: Path) -> None:
     for figure in data.glob("*.png"):
         figure.unlink()
 
-    tool = [sys.executable, str(ROOT / "tools" / "h200_results.py")]
-    subprocess.run([*tool, "--output", str(data), "--page", str(page)], check=True)
+    tool = [sys.executable, "-m", "tools.h200_results"]
+    subprocess.run([*tool, "--output", str(data), "--page", str(page)], cwd=ROOT, check=True)
 
     assert page.read_text() == (ROOT / "docs" / "results.md").read_text()
     assert (data / "fig3.png").exists()
