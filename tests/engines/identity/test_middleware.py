@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,21 @@ def until(condition: object) -> None:
         time.sleep(0.005)
 
 
+@contextmanager
+def senders(server: Server, key: str, count: int) -> Iterator[list[int]]:
+    """So many requests under way at once; their statuses, complete when the block ends."""
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.send(key)[0]), daemon=True)
+        for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    yield answers
+    for thread in threads:
+        thread.join(20)
+
+
 def test_more_than_max_running_wait_and_more_than_max_queued_are_turned_away(town: Town) -> None:
     import asyncio
 
@@ -308,22 +325,14 @@ def test_more_than_max_running_wait_and_more_than_max_queued_are_turned_away(tow
     engine = Engine()
     engine.held = asyncio.Event()
     with running(town.access(), engine) as server:
-        answers: list[int] = []
-        threads = [
-            threading.Thread(target=lambda: answers.append(server.send(key)[0]), daemon=True)
-            for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        admission = server.identity._admission
-        until(lambda: admission.waiting.get("small") == 3)
-        until(lambda: len(engine.clients) == 2)
-        status, headers, _ = server.send(key)
-        assert (status, headers["retry-after"]) == (429, "1")
-        assert server.request("GET", "/v1/models", bearer(key))[0] == 200
-        engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]
-        for thread in threads:
-            thread.join(20)
+        with senders(server, key, 3) as answers:
+            admission = server.identity._admission
+            until(lambda: admission.waiting.get("small") == 3)
+            until(lambda: len(engine.clients) == 2)
+            status, headers, _ = server.send(key)
+            assert (status, headers["retry-after"]) == (429, "1")
+            assert server.request("GET", "/v1/models", bearer(key))[0] == 200
+            engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]
         assert answers == [200, 200, 200]
         assert engine.clients.count("small") == 3
         assert admission.waiting == {}
@@ -422,18 +431,10 @@ def test_servers_of_one_engine_have_a_part_of_each_limit(town: Town) -> None:
     engine.client_count = 4
     engine.held = asyncio.Event()
     with running(town.access(), engine) as server:
-        answers: list[int] = []
-        threads = [
-            threading.Thread(target=lambda: answers.append(server.send(key)[0]), daemon=True)
-            for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        until(lambda: server.identity._admission.waiting.get("small") == 2)
-        assert server.send(key)[0] == 429  # max_queued
-        assert len(engine.clients) == 1  # max_running
-        engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]
-        for thread in threads:
-            thread.join(20)
+        with senders(server, key, 2) as answers:
+            until(lambda: server.identity._admission.waiting.get("small") == 2)
+            assert server.send(key)[0] == 429  # max_queued
+            assert len(engine.clients) == 1  # max_running
+            engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]
         assert answers == [200, 200]
         assert [server.send(key)[0] for _ in range(5)] == [200, 200, 200, 429, 429]
