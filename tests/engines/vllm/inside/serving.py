@@ -26,7 +26,7 @@ START_S = 300
 _PR_SET_PDEATHSIG = 1
 OPTIONS = (
     "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "512",
-    "--max-num-seqs", "8", "--block-size", "32",
+    "--max-num-seqs", "8", "--block-size", "32", "--distributed-executor-backend", "uni",
 )  # fmt: skip
 PLUGIN = (
     "--scheduler-cls", "fairlane.engines.vllm.scheduler",
@@ -117,6 +117,16 @@ class Server:
         return found
 
 
+def as_http(key: str, body: bytes | str, *headers: str, length: int | None = None) -> bytes:
+    """A completion's request, byte by byte."""
+    data = body if isinstance(body, bytes) else body.encode()
+    size = f"Content-Length: {len(data) if length is None else length}"
+    framing = () if any(h.startswith("Transfer-Encoding") for h in headers) else (size,)
+    lines = ("POST /v1/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    lines += (f"Authorization: Bearer {key}", *framing, *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+
+
 @dataclass
 class Streamed:
     """When a request was sent, and when its first and last tokens came; in seconds."""
@@ -150,13 +160,16 @@ def start(
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
+        # The engine and its model in one process and one thread: as two they spin, each on a core
+        # of its own, while they wait, and leave none to those who bring the requests.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "1",
     }
-    inherited = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=_end_with_parent,
-            env=inherited | settings | dict(environment),
+            env=os.environ | settings | dict(environment),
         )  # fmt: skip
     return process, f"http://127.0.0.1:{port}"
 

@@ -2,15 +2,18 @@
 
 import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from serving import CONTENDED, Server, Streamed, guarded, running, write_model
+from serving import CONTENDED, Server, Streamed, as_http, guarded, running, write_model
 
 from fairlane.engines.tenants import Tenant, hash_key, new_key
 
@@ -19,6 +22,7 @@ KEYS = {name: new_key() for name in NAMES}
 WEIGHTS = {"dave": 3.0}
 SLOTS = 8  # requests that run at a time
 OUTPUT = 32  # tokens of a request, on average
+FLOOD = Path(__file__).parent / "flood.py"
 LONG, SHORT = 16, 4  # tokens of a flood's requests, and of a light client's
 
 
@@ -62,9 +66,8 @@ class Crowd:
         lengths = random.Random(f"{name} {number}")
         while not self._over.is_set():
             tokens = lengths.randrange(8, 2 * OUTPUT - 7)
-            body = {"model": "tiny", "prompt": "w1 w2 w3", "max_tokens": tokens, "ignore_eos": True}
             status, _, answer = self._server.request(
-                "POST", "/v1/completions", body, key=KEYS[name]
+                "POST", "/v1/completions", asking(tokens), key=KEYS[name]
             )
             assert status == 200, answer
             self.served[name] += json.loads(answer)["usage"]["completion_tokens"]
@@ -110,35 +113,42 @@ def test_vllm_alone_serves_whoever_sends_more(stock: Server) -> None:
 
 
 class Flood:
-    """Ten times as many requests as the server runs at a time, always."""
+    """Ten times as many requests as the server runs at a time, always; see flood.py.
+
+    spans: of each of its answers, the seconds from its first token to its last, once it is over.
+    """
 
     def __init__(self, server: Server) -> None:
-        self.answers: list[Streamed] = []
-        self._server = server
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._work) for _ in range(10 * SLOTS)]
-
-    def _work(self) -> None:
-        while not self._over.is_set():
-            self.answers.append(send(self._server, "flood", LONG))
+        self.spans: list[float] = []
+        host, port = server.address
+        self._process = subprocess.Popen(
+            [sys.executable, FLOOD, host, str(port), str(10 * SLOTS)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
 
     def __enter__(self) -> "Flood":
-        for thread in self._threads:
-            thread.start()
-        while len(self.answers) < 2 * SLOTS:
-            time.sleep(0.01)
-        self.answers.clear()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        body = asking(LONG) | {"stream": True}
+        request = as_http(KEYS["flood"], json.dumps(body), "Connection: close")
+        self._process.stdin.write(request)
+        self._process.stdin.close()
+        assert self._process.stdout.readline() == b"flooding\n"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        assert self._process.stdout is not None
+        self._process.terminate()
+        self.spans = json.loads(self._process.stdout.read())
+        self._process.wait()
+
+
+def asking(tokens: int) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": "w1 w2 w3", "max_tokens": tokens, "ignore_eos": True}
 
 
 def send(server: Server, name: str, tokens: int) -> Streamed:
-    body = {"prompt": "w1 w2 w3", "max_tokens": tokens, "ignore_eos": True}
-    answer: Streamed = server.stream(body, KEYS[name])
+    answer: Streamed = server.stream(asking(tokens), KEYS[name])
     return answer
 
 
@@ -150,12 +160,12 @@ def delay_by_flood(server: Server, requests: int) -> tuple[float, float]:
     """What a flood adds to a light client's p99 time to a first token; and an admission wave.
 
     A wave is the longest time that one of the flood's requests spent in the batch: after it, every
-    slot has been given up once.
+    slot has been given up once. The step that makes the first token is one of them.
     """
     alone = p99([send(server, "light", SHORT).ttft for _ in range(requests)])
     with Flood(server) as flood:
         beside = p99([send(server, "light", SHORT).ttft for _ in range(requests)])
-    return beside - alone, max(answer.last - answer.first for answer in flood.answers)
+    return beside - alone, max(flood.spans) * LONG / (LONG - 1)
 
 
 def test_a_flood_delays_a_light_client_by_one_wave_at_most(fair: Server) -> None:

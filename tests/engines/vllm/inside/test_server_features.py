@@ -84,7 +84,10 @@ def test_a_choice_among_words_is_charged_as_it_is_delivered(server: Server) -> N
     ("body", "right"),
     [
         ({"prompt": "w1 w2 w3", "temperature": 0}, True),  # it repeats itself
-        ({"prompt": [5 + i for i in range(400)], "temperature": 1}, False),  # drafts of any word
+        (  # no word twice, so that what follows one in the prompt hardly ever comes
+            {"prompt": [5 + i for i in range(400)], "temperature": 1, "presence_penalty": 2},
+            False,
+        ),
     ],
 )
 def test_speculative_tokens_are_charged_once_when_they_are_delivered(
@@ -95,7 +98,7 @@ def test_speculative_tokens_are_charged_once_when_they_are_delivered(
     after = speculation(server)
     drafted, accepted = (after[kind] - before[kind] for kind in ("draft", "accepted"))
     assert drafted > 50
-    assert accepted > 0.9 * drafted if right else accepted < 0.1 * drafted
+    assert accepted > 0.9 * drafted if right else drafted - accepted > 50
     assert grown["output_tokens"] == 100
     assert grown["input_tokens"] == (3 if right else 400)
 

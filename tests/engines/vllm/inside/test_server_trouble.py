@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import serving
 from serving import CONTENDED, Server, guarded, wait_until, write_model
 
 from fairlane.engines.tenants import Role, Tenant, hash_key, new_key
@@ -90,12 +91,8 @@ def asking(tokens: int, **more: Any) -> dict[str, Any]:
 
 def as_http(body: bytes | str, *headers: str, length: int | None = None) -> bytes:
     """A request of bob's, byte by byte."""
-    data = body if isinstance(body, bytes) else body.encode()
-    size = f"Content-Length: {len(data) if length is None else length}"
-    framing = () if any(h.startswith("Transfer-Encoding") for h in headers) else (size,)
-    lines = ("POST /v1/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
-    lines += (f"Authorization: Bearer {KEYS['bob']}", *framing, *headers)
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+    made: bytes = serving.as_http(KEYS["bob"], body, *headers, length=length)
+    return made
 
 
 def send(server: Server, request: bytes, receive_buffer: int | None = None) -> socket.socket:
