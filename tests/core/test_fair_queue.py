@@ -11,6 +11,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.fair_queue import FairQueue
 from fairlane.core.limits import QueueLimit
 from fairlane.core.tree import split_path
+from fairlane.core.types import RequestId
 from tests.driving import admit_all, admit_next, counters, enqueue_all, fresh, req
 
 VARIANTS = pytest.mark.parametrize("name", ["vtc", "vtc-predict", "vtc-oracle", "lcf"])
@@ -185,6 +186,31 @@ def test_a_limit_on_waiting_requests_rejects_and_recovers(name: str) -> None:
 def test_a_limit_below_one_is_refused_by_name(option: str) -> None:
     with pytest.raises(FairlaneError, match=f"{option} must be at least 1, not 0"):
         fair("vtc", **{option: 0})
+
+
+# -- charges ---------------------------------------------------------------------------------
+
+
+def test_whoever_got_a_token_pays_for_it_whether_or_not_all_got_one() -> None:
+    policy = fair("vtc", path_of=split_path)
+    enqueue_all(policy, [req("a1", "x/a", 10), req("a2", "x/a", 10), req("b1", "y/b", 10)])
+    admit_all(policy)
+    steps: list[tuple[dict[RequestId, int], float, float]] = [
+        ({"a1": 1, "a2": 1, "b1": 1}, 24, 12),
+        ({"a1": 1, "b1": 1}, 26, 14),  # a2 computes a long prompt
+        ({"a1": 1, "a2": 1, "b1": 1, "gone": 1}, 30, 16),
+        ({"a1": 1, "a2": 2, "b1": 1}, 36, 18),  # a draft was right
+        ({"a1": 0, "a2": 2, "b1": 1}, 40, 20),
+    ]
+    for tokens, a, b in steps:
+        policy.record_tokens(tokens, 0)
+        assert (policy.standing("x/a"), policy.standing("y/b")) == ((a, a), (b, b))
+    policy.requeue("a2", 0)
+    policy.record_tokens({"a1": 1, "a2": 1, "b1": 1}, 0)  # a2's was under way when it was preempted
+    assert counters(policy) == {"x/a": 44, "y/b": 22}
+    policy.finish("a1", 0)
+    policy.record_tokens({"b1": 1}, 0)
+    assert counters(policy) == {"x/a": 44, "y/b": 24}
 
 
 # -- advances --------------------------------------------------------------------------------

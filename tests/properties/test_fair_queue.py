@@ -114,7 +114,19 @@ class FairQueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(counts=st.lists(st.integers(0, 9), min_size=1, max_size=6))
     def decode(self, counts: list[int]) -> None:
-        batch = list(zip(self.running.values(), counts, strict=False))
+        self.deliver(list(zip(self.running.values(), counts, strict=False)))
+
+    @precondition(lambda self: self.running)
+    @rule(without=st.sets(st.integers(0, 5), max_size=2), late=st.booleans())
+    def decode_all(self, without: set[int], late: bool) -> None:
+        """A token each, but for a few; sometimes also for those that were put back meanwhile."""
+        batch = [(r, 1) for n, r in enumerate(self.running.values()) if n not in without]
+        if late:
+            admitted = (self.model.books[r.id].admission is not None for r in self.waiting.values())
+            batch += [(r, 1) for r, was in zip(self.waiting.values(), admitted, strict=True) if was]
+        self.deliver(batch)
+
+    def deliver(self, batch: list[tuple[Request, int]]) -> None:
         self.policy.record_tokens({request.id: count for request, count in batch}, 0)
         for request, count in batch:
             self.model.tokens(request, count)

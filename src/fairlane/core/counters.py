@@ -4,6 +4,10 @@ The mechanism under FairQueue. Each level of the tree holds siblings (clients, o
 that share by counters. Backlogged ones sit in a heap; those with running requests only are kept
 beside it; idle ones shrink to a few numbers, and are forgotten when there are too many.
 
+A step mostly gives every running request one token. Such a round is counted, not walked through:
+a node's counter grows by its rate, the price of a token of each of its running requests, with every
+round since it last changed hands; see `Node.fold`.
+
 Forgetting hands out no advantage: a forgotten client returns as a new one, and new ones start at
 the highest counter that was ever forgotten among their siblings. As the backlogged move on, that
 is below the level to which a returning client is lifted in any case.
@@ -39,6 +43,15 @@ Idle: TypeAlias = "tuple[float, int, Level | None]"
 """What is kept of an idle client or group: its counter, its place in ties, a group's members."""
 
 
+class Rounds:
+    """How many steps gave every running request one token; one for a whole tree."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Level:
     """Siblings that share by counters: the backlogged ones in a heap of lower bounds.
 
@@ -48,9 +61,12 @@ class Level:
     go to the child that was known first.
     """
 
-    __slots__ = ("backlogged", "children", "heap", "last", "old", "seq", "start", "young")
+    __slots__ = (
+        "backlogged", "children", "heap", "last", "old", "rounds", "seq", "start", "young",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, rounds: Rounds) -> None:
+        self.rounds = rounds
         self.heap: list[Entry] = []
         self.backlogged = 0
         self.children: dict[str, Node] = {}  # those with requests, waiting or running
@@ -62,14 +78,15 @@ class Level:
 
     def least(self) -> "Node | None":
         """The backlogged child with the least counter, after renewing what stands before it."""
-        heap = self.heap
+        heap, now = self.heap, self.rounds.count
         while heap:
             entry = heap[0]
             child = entry[2]
             if entry is not child.entry:
                 heappop(heap)
                 continue
-            counter = child.base + child.charged / child.weight
+            charged = child.charged + child.rate * (now - child.since)
+            counter = child.base + charged / child.weight
             if counter <= entry[0]:
                 return child
             child.entry = entry = (counter, child.seq, child)
@@ -107,12 +124,13 @@ class Level:
 class Node:
     """A client, or a group of clients, that has something waiting or running.
 
-    Its counter is base + charged / weight; `charged` is the priced service since `base` was set.
+    Its counter is base + charged / weight; `charged` is the priced service since `base` was set,
+    but for the rounds since `since`, each of which charged `rate`.
     """
 
     __slots__ = (
         "advance", "base", "charged", "entry", "inner", "lead", "level", "name", "parent", "queue",
-        "running", "seq", "tokens", "weight",
+        "rate", "running", "seq", "since", "tokens", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +142,8 @@ class Node:
         self.weight = weight
         self.base, self.seq, self.inner = idle  # inner: the members of a group
         self.charged = 0.0
+        self.rate = 0.0
+        self.since = level.rounds.count
         self.entry: Entry | None = None  # in the level's heap, while backlogged
         self.lead = 0.0  # how far it was behind the least other when it left the heap
         self.queue: ClientQueue[Ticket] = ClientQueue()  # a client's waiting requests
@@ -138,7 +158,14 @@ class Node:
     @property
     def counter(self) -> float:
         """Service per weight, as lifted."""
-        return self.base + self.charged / self.weight
+        charged = self.charged + self.rate * (self.level.rounds.count - self.since)
+        return self.base + charged / self.weight
+
+    def fold(self) -> None:
+        """Charge the rounds so far; to be called before `rate`, `base` or `weight` changes."""
+        now = self.level.rounds.count
+        self.charged += self.rate * (now - self.since)
+        self.since = now
 
     def lift(self, lift: Lift, keep_lead: bool) -> None:
         """Raise the counter to the siblings' level, less the lead it had when it left them."""
@@ -149,6 +176,7 @@ class Node:
             if keep_lead:
                 floor -= self.lead
             if floor > self.counter:
+                self.fold()
                 self.base, self.charged = floor, 0.0
 
     def enter(self) -> None:

@@ -53,13 +53,14 @@ class FairOptions(TypedDict, total=False):
 class Charged(Ticket):
     """A live request, its client, and what it has been charged for."""
 
-    __slots__ = ("admission", "advance", "covered", "node", "output")
+    __slots__ = ("admission", "advance", "covered", "node", "output", "since")
 
     def __init__(self, request: Request, node: Node) -> None:
         self.request = request
         self.running = False
         self.node = node
-        self.output = 0  # tokens delivered
+        self.output = 0  # tokens delivered, but for the rounds since `since` while it runs
+        self.since = 0
         self.covered: float = 0  # output tokens charged in advance
         self.advance = 0.0  # what that was
         self.admission: float | None = None  # what its prompt was charged, once admitted
@@ -123,6 +124,11 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         self._limited = not (max_running is None and max_running_tokens is None)
         self._max_advance = float("inf") if max_advance is None else max_advance
         self._tree = ClientTree(path_of, weights, max_idle)
+        # Rounds are counted (counters.py) where every output token costs the same and is charged
+        # when it is delivered, and nobody asks for each request's length in between.
+        counts = predictor is None and max_running_tokens is None
+        self._round_price = self._cost.per_output_token if counts else None
+        self._running: dict[RequestId, Charged] = {}
 
     # -- order -------------------------------------------------------------------------------
 
@@ -178,7 +184,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             self._occupy(ticket, -1)
         else:
             del node.queue[ticket.request.id]
-        self._settle(ticket)
+        if ticket.advance:
+            self._settle(ticket)
         if outcome is Outcome.FINISHED and self._predictor is not None:
             self._predictor.observe(ticket.request, ticket.output)
         self._reorder(node)
@@ -208,6 +215,18 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def _occupy(self, ticket: Charged, sign: int) -> None:
         """A request enters the running batch (1) or leaves it (-1)."""
         ticket.node.running += sign
+        if self._round_price is not None:
+            if sign > 0:
+                self._running[ticket.request.id] = ticket
+                ticket.since = self._tree.rounds.count
+            else:
+                del self._running[ticket.request.id]
+                ticket.output += self._tree.rounds.count - ticket.since
+            step: Node | None = ticket.node
+            while step is not None:
+                step.fold()
+                step.rate += sign * self._round_price
+                step = step.parent
         if self._max_running_tokens is not None:
             ticket.node.tokens += sign * ticket.tokens
 
@@ -223,8 +242,10 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Charge newly delivered output tokens, less those that a prediction paid for.
 
-        Hosts call this in every step for everything that runs: hence one plain loop.
+        Hosts call this in every step for everything that runs: hence rounds, and one plain loop.
         """
+        if self._round_price is not None and self._is_round(tokens):
+            return
         tickets, price = self._tickets, self._cost.per_output_token
         for request_id, count in tokens.items():
             ticket = tickets.get(request_id)
@@ -232,7 +253,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 continue
             start = ticket.output
             ticket.output = stop = start + count
-            if price is not None and ticket.covered <= start:
+            if price is not None and (not ticket.covered or ticket.covered <= start):
                 charge = price * count
             elif ticket.covered < stop:
                 prompt = ticket.request.prompt_tokens
@@ -245,6 +266,27 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 node = node.parent
         if self._max_running_tokens is not None:
             self._hold(tokens)
+
+    def _is_round(self, tokens: Mapping[RequestId, int]) -> bool:
+        """Take in a report of one token for most of what runs, if it is one.
+
+        Those that run and got none, such as long prompts, are given their part of the round back.
+        """
+        running = self._running
+        if set(tokens.values()) != {1}:
+            return False
+        without = () if tokens.keys() == running.keys() else running.keys() - tokens.keys()
+        if len(running) - len(without) != len(tokens) or len(without) > len(tokens):
+            return False
+        self._tree.rounds.count += 1
+        for request_id in without:
+            ticket = running[request_id]
+            ticket.output -= 1
+            node: Node | None = ticket.node
+            while node is not None:
+                node.charged -= self._round_price or 0.0
+                node = node.parent
+        return True
 
     def _hold(self, tokens: Mapping[RequestId, int]) -> None:
         """Running requests take up more of the batch, perhaps all that their clients may."""
@@ -259,15 +301,18 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         """Charge the latest token of each running request again (see RepeatsCharges)."""
         for request_id in request_ids:
             ticket = self._tickets.get(request_id)
-            if ticket is not None and ticket.output > ticket.covered:
-                last = self._cost.output(
-                    ticket.request.prompt_tokens, ticket.output - 1, ticket.output
-                )
+            if ticket is None:
+                continue
+            output = ticket.output
+            if ticket.running:
+                output += self._tree.rounds.count - ticket.since
+            if output > ticket.covered:
+                last = self._cost.output(ticket.request.prompt_tokens, output - 1, output)
                 self._charge(ticket.node, last)
 
     def _prepaid(self, ticket: Charged) -> float:
         """What a prediction charged for output that has not been delivered."""
-        if ticket.covered <= ticket.output:
+        if not ticket.covered or ticket.covered <= ticket.output:
             return 0.0
         return self._cost.output(ticket.request.prompt_tokens, ticket.output, ticket.covered)
 
@@ -307,6 +352,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         prepaid = self._prepaid_below() if nodes else {}
         for node in nodes:
             kept = prepaid.get(node, 0.0)
+            node.fold()
             node.base += (node.charged - kept) / node.weight
             node.charged = kept
             node.weight = weight

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, TypeAlias
 
-from fairlane.core.counters import Idle, Level, Node
+from fairlane.core.counters import Idle, Level, Node, Rounds
 from fairlane.core.errors import FairlaneError
 
 Saved: TypeAlias = dict[str, Any]
@@ -30,14 +30,14 @@ def save_level(level: Level, prepaid: Mapping[Node, float]) -> Saved:
     }
 
 
-def load_level(saved: Saved) -> Level:
+def load_level(saved: Saved, rounds: Rounds) -> Level:
     """The level that was saved, all its members idle. Raises FairlaneError when it is malformed."""
-    level = Level()
+    level = Level(rounds)
     try:
         level.start = _finite(saved["start"])
         for name, counter, inner in saved["members"]:
             level.seq += 1
-            below = None if inner is None else load_level(inner)
+            below = None if inner is None else load_level(inner, rounds)
             level.young[str(name)] = (_finite(counter), level.seq, below)
         if saved["last"] is not None:
             level.last = Node("", None, level, 1.0, (_finite(saved["last"]), 0, None))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from fairlane.core.counters import Level, Node
+from fairlane.core.counters import Level, Node, Rounds
 from fairlane.core.errors import FairlaneError
 from fairlane.core.saved import Saved, load_level, save_level
 
@@ -25,7 +25,8 @@ class ClientTree:
     def __init__(
         self, path_of: PathOf | None, weights: Mapping[str, float] | None, max_idle: int
     ) -> None:
-        self.root = Level()
+        self.rounds = Rounds()
+        self.root = Level(self.rounds)
         self._path_of = path_of
         self._weights = {path: _positive(path, w) for path, w in (weights or {}).items()}
         self._max_idle = max_idle
@@ -43,7 +44,7 @@ class ClientTree:
             key = name + "/"  # so that a client may have the name of a group
             parent = level.children.get(key) or self._make(level, key, path, parent)
             if parent.inner is None:
-                parent.inner = Level()
+                parent.inner = Level(self.rounds)
             level = parent.inner
             path += "/"
         return level.children.get(leaf) or self._make(level, leaf, path + leaf, parent)
@@ -84,7 +85,7 @@ class ClientTree:
         """Take up counters that were saved. Raises FairlaneError where there are some already."""
         if self.root.seq:
             raise FairlaneError("counters can only be restored into a policy that was not used yet")
-        self.root = load_level(saved)
+        self.root = load_level(saved, self.rounds)
         self._young = self.root.count_young()
 
     def _make(self, level: Level, key: str, path: str, parent: Node | None) -> Node:

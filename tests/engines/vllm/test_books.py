@@ -20,7 +20,7 @@ def serve(books: Books, request_id: str, client: str, prompt: int, output: int) 
     assert books.arrive(req(request_id, client, prompt)) is None
     books.admit(request_id, 0)
     for _ in range(output):
-        books.delivered([request_id])
+        books.delivered({request_id: 1})
     books.finish(request_id, Outcome.FINISHED)
 
 
@@ -30,7 +30,7 @@ def test_service_is_the_price_of_what_was_delivered(cost: LinearCost | Quadratic
     serve(books, "1", "a", 100, 30)
     books.arrive(req("2", "a", 50))
     books.admit("2", 0)
-    books.delivered(["2"] * 7 + ["1"] * 5)  # "1" is over
+    books.delivered({"2": 7, "1": 5})  # "1" is over
     row = books.snapshot()["clients"]["a"]
     assert row["service"] == pytest.approx(cost(100, 30) + cost(50, 7), abs=1e-4)
     assert (row["input_tokens"], row["output_tokens"]) == (150, 37)
@@ -55,7 +55,7 @@ def test_the_observed_difference_is_between_clients_that_wait() -> None:
         books.arrive(req(f"b{number}", "b", 10))
     books.admit("a0", 0)
     for _ in range(20):
-        books.delivered(["a0"])
+        books.delivered({"a0": 1})
     snapshot = books.snapshot()
     assert snapshot["observed_difference"] == 10 + 2 * 20
     assert set(snapshot["between"]) == {"a", "b"}
@@ -87,7 +87,7 @@ def test_the_difference_is_that_of_an_auditor_that_hears_everything_at_once() ->
     for output in (5, 3):
         books.admit("a0", 0)
         policy.admit("a0", 0)
-        books.delivered(["a0"] * output)
+        books.delivered({"a0": output})
         policy.record_tokens({"a0": output}, 0)
         books.finish("a0", Outcome.FINISHED)
         policy.finish("a0", 0)
@@ -97,7 +97,7 @@ def test_the_difference_is_that_of_an_auditor_that_hears_everything_at_once() ->
     books.finish("b0", Outcome.ABORTED)
     books.finish("b1", Outcome.ABORTED)  # b waits no more: what follows does not count
     books.admit("a0", 0)
-    books.delivered(["a0"] * 50)
+    books.delivered({"a0": 50})
     assert books.snapshot()["observed_difference"] == 36.0
 
 

@@ -7,7 +7,7 @@ its cause, and scheduling goes on. An auditor that raises is asked no more. Noth
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fairlane.core.audit import Auditor
@@ -130,12 +130,13 @@ class Books:
             return
         prompt = entry.request.prompt_tokens
         cached = min(cached_tokens, prompt)  # a resumed request may find output cached, too
-        self._guard("admit", request_id, self._admit_in_policy, request_id, cached)
+        now = self._clock()
+        self._guard("admit", request_id, self._policy.admit, request_id, now, cached_tokens=cached)
         if not entry.admitted:
             entry.admitted = True
             account = entry.account
             account.admissions += 1
-            account.wait_s += self._clock() - entry.arrived
+            account.wait_s += now - entry.arrived
             account.input_tokens += prompt - cached
             account.cached_tokens += cached
             account.service += self._cost.admission(prompt, cached)
@@ -157,25 +158,28 @@ class Books:
 
         Answers whether it will.
         """
-        return self._guard("admit", request_id, self._admit_in_policy, request_id, 0) is None
+        now = self._clock()
+        return self._guard("admit", request_id, self._policy.admit, request_id, now) is None
 
     def take_back(self, request_id: str) -> None:
         """Undo `set_aside`."""
         now = self._clock()
         self._guard("requeue", request_id, self._policy.requeue, request_id, now, undo=True)
 
-    def delivered(self, tokens: Iterable[str]) -> None:
-        """Output tokens of one step: for each the id of its request.
+    def delivered(self, tokens: Mapping[RequestId, int]) -> None:
+        """Output tokens of one step, by request, at least one each.
 
         The auditor hears of them every few steps and whenever a client begins or ceases to wait:
         only in between can a difference be missed, by what those few steps delivered.
         """
-        step = Counter(tokens)
-        if step:
+        if tokens:
             now = self._clock()
-            if self._guard("record_tokens", "", self._policy.record_tokens, step, now) is _RAISED:
-                self._deliver_singly(step, now)
-        self._news.update(tokens)
+            if self._guard("record_tokens", "", self._policy.record_tokens, tokens, now) is _RAISED:
+                self._deliver_singly(tokens, now)
+            self._news.update(tokens.keys())  # one each, which is fast; then those with more
+            if sum(tokens.values()) > len(tokens):
+                for request_id, count in tokens.items():
+                    self._news[request_id] += count - 1
         self._steps += 1
         if self._steps % _AUDIT_PERIOD == 0:
             self._tell_auditor()
@@ -286,14 +290,11 @@ class Books:
             account = self._accounts[client] = Account()
         return account
 
-    def _admit_in_policy(self, request_id: str, cached: int) -> None:
-        self._policy.admit(request_id, self._clock(), cached_tokens=cached)
-
-    def _deliver_singly(self, tokens: Mapping[str, int], now: float) -> None:
+    def _deliver_singly(self, tokens: Mapping[RequestId, int], now: float) -> None:
         """After a report of many failed: find whose it was."""
         for request_id, count in tokens.items():
             one = {request_id: count}
-            self._guard("record_tokens", request_id, self._policy.record_tokens, one, now)
+            self._guard("record_tokens", str(request_id), self._policy.record_tokens, one, now)
 
     def _waits(self, entry: Entry) -> None:
         entry.waiting = True

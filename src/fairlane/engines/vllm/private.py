@@ -8,7 +8,7 @@ served it first; `Hooks` puts our queue in its place.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vllm import __version__ as VLLM_VERSION
@@ -18,6 +18,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
+
+from fairlane.core.types import RequestId
 
 __all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
 
@@ -138,7 +140,7 @@ class PassedOver(RequestQueue):  # type: ignore[misc]
         return self._queue.pop_request()
 
     def __bool__(self) -> bool:
-        return bool(self._queue.offers(skipped=True))
+        return bool(self._queue.offers_skipped())
 
     def __len__(self) -> int:
         return len(self._queue.skipped)
@@ -153,7 +155,7 @@ class Hooks:
 
     step_begins()              before a step is scheduled
     step_scheduled()           its batch is chosen; num_computed_tokens still as at admission
-    delivered(tokens, ended, outputs)  a step's results: the request of each token, who ended
+    delivered(tokens, ended, outputs)  a step's results: tokens by request, who ended
     ended(request)             a request ended between steps
     session_goes_on(request, tokens)  a request that streams its input got `tokens` more of it
 
@@ -199,12 +201,12 @@ class Hooks:
             outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._ended_in_step = None
-        tokens = [
-            output.request_id
+        tokens: dict[RequestId, int] = {  # a step has one output a request at most
+            output.request_id: len(output.new_token_ids)
             for batch in outputs.values()
             for output in batch.outputs
-            for _ in output.new_token_ids
-        ]
+            if output.new_token_ids
+        }
         self.delivered(tokens, ended, outputs)
         return outputs
 
@@ -227,7 +229,7 @@ class Hooks:
     def step_scheduled(self) -> None:
         """See the class."""
 
-    def delivered(self, tokens: list[str], ended: list[Any], outputs: Any) -> None:
+    def delivered(self, tokens: Mapping[RequestId, int], ended: list[Any], outputs: Any) -> None:
         """See the class."""
 
     def ended(self, request: Any) -> None:

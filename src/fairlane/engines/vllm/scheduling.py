@@ -7,11 +7,12 @@ arrival. Policies are fairlane.policies, unchanged.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.tree import split_path
-from fairlane.core.types import Outcome, Request
+from fairlane.core.types import Outcome, Request, RequestId
 from fairlane.engines.vllm.books import Books
 from fairlane.engines.vllm.clients import client_of
 from fairlane.engines.vllm.config import FairlaneConfig
@@ -67,7 +68,7 @@ class FairHooks(Hooks):
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
         self._queue.end_step()
 
-    def delivered(self, tokens: list[str], ended: list[Any], outputs: Any) -> None:
+    def delivered(self, tokens: Mapping[RequestId, int], ended: list[Any], outputs: Any) -> None:
         """Charge what was generated, then settle who ended, then end whom nobody will serve."""
         self._books.delivered(tokens)
         for request in ended:

@@ -125,7 +125,8 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         self._head = _UNKNOWN
 
     def __bool__(self) -> bool:
-        return self.offers(skipped=False)
+        head = self._next()
+        return head is not None and head.request_id not in self.skipped
 
     def __len__(self) -> int:
         self._settle()
@@ -134,10 +135,10 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
     def __iter__(self) -> Iterator[Any]:
         return iter([r for r in self.everyone() if r.request_id not in self.skipped])
 
-    def offers(self, *, skipped: bool) -> bool:
-        """Whether somebody is next, and is one of the skipped, or is not."""
+    def offers_skipped(self) -> bool:
+        """Whether somebody is next, and is one of the skipped."""
         head = self._next()
-        return head is not None and (head.request_id in self.skipped) is skipped
+        return head is not None and head.request_id in self.skipped
 
     def everyone(self) -> list[Any]:
         """All who are here, the skipped ones too."""
@@ -184,7 +185,8 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
 
     def _next(self) -> Any:
         """Who is next, or None; found once until something changes."""
-        self._settle()
+        if self._popped is not None:
+            self._settle()
         if self._head is _UNKNOWN:
             self._head = self._find()
         return self._head
