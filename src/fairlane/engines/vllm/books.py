@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost
 from fairlane.core.policy import Policy
-from fairlane.core.types import Outcome, Request, RequestId
+from fairlane.core.types import Outcome, Request
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class Books:
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._entries: dict[str, Entry] = {}
-        self._news: Counter[RequestId] = Counter()  # tokens that the auditor does not know of
-        self._ended: set[RequestId] = set()  # requests that ended since the auditor heard anything
+        self._news: Counter[str] = Counter()  # tokens that the auditor does not know of
+        self._ended: set[str] = set()  # requests that ended since the auditor heard anything
         self._steps = 0
         self._seen_errors: set[str] = set()
         self._dropped: set[str] = set()  # live requests that the policy made a mistake with
@@ -166,7 +166,7 @@ class Books:
         now = self._clock()
         self._guard("requeue", request_id, self._policy.requeue, request_id, now, undo=True)
 
-    def delivered(self, tokens: Mapping[RequestId, int]) -> None:
+    def delivered(self, tokens: Mapping[str, int]) -> None:
         """Output tokens of one step, by request, at least one each.
 
         The auditor hears of them every few steps and whenever a client begins or ceases to wait:
@@ -290,11 +290,11 @@ class Books:
             account = self._accounts[client] = Account()
         return account
 
-    def _deliver_singly(self, tokens: Mapping[RequestId, int], now: float) -> None:
+    def _deliver_singly(self, tokens: Mapping[str, int], now: float) -> None:
         """After a report of many failed: find whose it was."""
         for request_id, count in tokens.items():
             one = {request_id: count}
-            self._guard("record_tokens", str(request_id), self._policy.record_tokens, one, now)
+            self._guard("record_tokens", request_id, self._policy.record_tokens, one, now)
 
     def _waits(self, entry: Entry) -> None:
         entry.waiting = True
@@ -313,7 +313,7 @@ class Books:
         if self._news:
             news, self._news = self._news, Counter()
             for request_id, count in news.items():
-                entry = self._entries.get(str(request_id))
+                entry = self._entries.get(request_id)
                 if entry is not None:
                     entry.output += count
             self._audit(self._auditor.record_tokens, news)

@@ -19,8 +19,6 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
 
-from fairlane.core.types import RequestId
-
 __all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
 
 OLDEST, NEWEST = (0, 25, 1), (0, 33)
@@ -80,6 +78,13 @@ def under_memory_pressure(scheduler: Any) -> bool:
     size = scheduler.block_size
     need = sum(1 + (r.num_tokens - r.num_computed_tokens) // size for r in scheduler.running)
     return bool(free < need * len(scheduler.kv_cache_config.kv_cache_groups))
+
+
+def has_room(scheduler: Any) -> bool:
+    """Whether so few requests run that vLLM looks who is next; else it only asks if one waits."""
+    most = getattr(scheduler, "max_num_active_reqs", scheduler.max_num_running_reqs)
+    resting = getattr(scheduler, "num_waiting_for_streaming_input", 0)
+    return bool(len(scheduler.running) + resting < most)
 
 
 def end_failed(scheduler: Any, outputs: dict[int, Any], reasons: dict[str, bool]) -> None:
@@ -201,7 +206,7 @@ class Hooks:
             outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._ended_in_step = None
-        tokens: dict[RequestId, int] = {  # a step has one output a request at most
+        tokens = {  # a step has one output a request at most
             output.request_id: len(output.new_token_ids)
             for batch in outputs.values()
             for output in batch.outputs
@@ -229,7 +234,7 @@ class Hooks:
     def step_scheduled(self) -> None:
         """See the class."""
 
-    def delivered(self, tokens: Mapping[RequestId, int], ended: list[Any], outputs: Any) -> None:
+    def delivered(self, tokens: Mapping[str, int], ended: list[Any], outputs: Any) -> None:
         """See the class."""
 
     def ended(self, request: Any) -> None:

@@ -8,11 +8,12 @@ arrival. Policies are fairlane.policies, unchanged.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.tree import split_path
-from fairlane.core.types import Outcome, Request, RequestId
+from fairlane.core.types import Outcome, Request
 from fairlane.engines.vllm.books import Books
 from fairlane.engines.vllm.clients import client_of
 from fairlane.engines.vllm.config import FairlaneConfig
@@ -24,6 +25,7 @@ from fairlane.engines.vllm.private import (
     check_version,
     end_failed,
     finished,
+    has_room,
     under_memory_pressure,
 )
 from fairlane.engines.vllm.waiting import FairRequestQueue
@@ -51,7 +53,7 @@ class FairHooks(Hooks):
         self._books = Books(config.policy(), auditor, config.cost, time.monotonic)
         self._weights = dict(config.weights)
         patience = config.scheduler.adapter_patience
-        self._queue = FairRequestQueue(self._books, self._arrive, patience)
+        self._queue = FairRequestQueue(self._books, self._arrive, partial(has_room, self), patience)
         self._reorders = config.scheduler.preemption == "fairest"
         self.take_over(self._queue)
 
@@ -68,7 +70,7 @@ class FairHooks(Hooks):
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
         self._queue.end_step()
 
-    def delivered(self, tokens: Mapping[RequestId, int], ended: list[Any], outputs: Any) -> None:
+    def delivered(self, tokens: Mapping[str, int], ended: list[Any], outputs: Any) -> None:
         """Charge what was generated, then settle who ended, then end whom nobody will serve."""
         self._books.delivered(tokens)
         for request in ended:

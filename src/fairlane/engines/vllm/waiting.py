@@ -32,14 +32,22 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
     """Waiting requests. vLLM's interface, a Books' order.
 
     arrive: enters a request that is new into the books; answers why it may not wait, or None.
+    has_room: whether vLLM will look who is next; while it will not, nobody is sought.
     refused: requests that are to be ended, {id: whether by an error}; they count as waiting
     until whoever ends them takes them out.
     skipped: ids of those that vLLM, until 0.30, counts as skipped before rather than as waiting.
     """
 
-    def __init__(self, books: Books, arrive: Callable[[Any], str | None], patience: float) -> None:
+    def __init__(
+        self,
+        books: Books,
+        arrive: Callable[[Any], str | None],
+        has_room: Callable[[], bool],
+        patience: float,
+    ) -> None:
         self._books = books
         self._arrive = arrive
+        self._has_room = has_room
         self._patience = patience
         self._waiting: OrderedDict[str, Any] = OrderedDict()
         self._resting: dict[str, Any] = {}  # wait for their clients' input
@@ -125,6 +133,8 @@ class FairRequestQueue(RequestQueue):  # type: ignore[misc]
         self._head = _UNKNOWN
 
     def __bool__(self) -> bool:
+        if not self._has_room():
+            return len(self._waiting) > len(self.refused)
         head = self._next()
         return head is not None and head.request_id not in self.skipped
 
