@@ -68,6 +68,7 @@ FIGURES = {  # number: suite, labels and modes
 BOUNDED = ("fig3", "fig7", "fig8")  # all clients wait nearly all the time
 BIN = 8  # running requests
 ENOUGH = 30  # steps of as many requests
+OF_STEPS = ("preemptions", "decode_ms")  # in the sums, and not to be had again without the log
 WARM_UP_S = 20.0  # of the paper's time, in the ablation
 
 
@@ -87,6 +88,11 @@ class Measured:
         return self.suite.startswith(LLAMA_13B)
 
     @property
+    def pool(self) -> int:
+        """Tokens of the larger model's KV cache, as in vtc-35000 and vtc-fairest-35000."""
+        return int(self.mode.rpartition("-")[2])
+
+    @property
     def stretch(self) -> float:
         """From the run's seconds to the paper's."""
         return 1 / float(self.run.manifest["time_scale"])
@@ -95,7 +101,7 @@ class Measured:
         """2U of theorem 4.4, for so many requests of the longest that run at once."""
         longest = max(r.prompt_len + r.output_len for r in self.run.records)
         if self.is_13b:
-            memory = int(self.mode.removeprefix("vtc-"))
+            memory = self.pool
         else:
             memory = min(SERVERS["7b"]["pool"], SERVERS["7b"]["running"] * longest)
         return service_bound(memory, max(r.prompt_len for r in self.run.records))
@@ -145,7 +151,7 @@ def keep(measured: Measured, output: Path) -> None:
     size = "13b" if measured.is_13b else "7b"
     facts = COMMON | SERVERS[size] | {"scheduler": measured.mode, "steps": measured.steps}
     if measured.is_13b:
-        facts["pool"] = int(measured.mode.removeprefix("vtc-"))
+        facts["pool"] = measured.pool
     told = {
         key: value
         for key, value in measured.run.manifest.items()
@@ -168,6 +174,7 @@ def sums(measured: Measured) -> dict[str, Any]:
         **{name: round(value, 4) for name, value in headline(run).items()},
         "difference_while_waiting": round(_difference(run), 1),
         "bound": measured.bound(),
+        "median_client_ttft": round(float(np.median([c.ttft.mean for c in clients])), 4),
         "clients": {
             c.client: {
                 "requests": c.requests,
@@ -186,11 +193,20 @@ def sums(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _decode_times(log: Path) -> dict[str, list[float]]:
-    """(median ms from answer to answer, steps) of steps without prompts, by running requests."""
+def _of_steps(log: Path) -> dict[str, Any]:
+    """What is kept of a log of steps; nothing where there is none.
+
+    decode_ms: (median ms from answer to answer, steps) of steps without prompts, by requests.
+    """
     if not log.exists():
         return {}
-    rows = [row for row in map(json.loads, log.read_text().splitlines()) if "u1" in row]
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    preempted = sum(row.get("preempted", 0) for row in rows)
+    return {"preemptions": preempted, "decode_ms": _decode_times(rows)}
+
+
+def _decode_times(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    rows = [row for row in rows if "u1" in row]
     times: dict[int, list[float]] = {}
     for before, row in pairwise(rows):
         if row["decode"] and not row["prefill"]:
@@ -333,7 +349,7 @@ def suites_table(rows: list[dict[str, Any]]) -> str:
 
 def step_table(rows: list[dict[str, Any]]) -> str:
     """How much longer a decode step of as many requests takes under VTC than under stock."""
-    by_key = {(row["suite"], row["mode"]): row["decode_ms"] for row in rows}
+    by_key = {(row["suite"], row["mode"]): row.get("decode_ms", {}) for row in rows}
     lines = [
         "| suite | decode step, ms under FCFS | under VTC, more | steps |",
         "|---|---|---|---|",
@@ -395,9 +411,9 @@ def main() -> None:
     kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     by_key = {(row["suite"], row["mode"]): row for row in kept}
     for key, measured in runs.items():
-        before = by_key.get(key, {}).get("decode_ms", {})
-        times = _decode_times(new[key].log) if key in new else before
-        by_key[key] = sums(measured) | {"decode_ms": times}
+        before = by_key.get(key, {})
+        kept_of_steps = {name: before[name] for name in OF_STEPS if name in before}
+        by_key[key] = sums(measured) | kept_of_steps | _of_steps(measured.log)
     ordered = [by_key[key] for key in sorted(by_key)]
     path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
     costs = [

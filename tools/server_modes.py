@@ -14,14 +14,18 @@ A plan names modes, as switching.py takes them, and says what is sent to which:
     rounds = 10
     [[suites]]                       # of `fairlane bench`, once for every mode
     suite = "overload"
+    label = "hurried"                # files are LABEL-MODE.jsonl; by default the suite's name
     modes = ["stock", "vtc"]
     options = ["--rate-scale", "1.2", "--time-scale", "0.1"]
 
 A load is CONCURRENCY:INPUT:OUTPUT:REQUESTS, closed loop with two clients that are both always
 backlogged; RATE@INPUT:OUTPUT:REQUESTS is open loop with Poisson arrivals. Every second round runs
 the modes in reverse, so what drifts, drifts for all. FOLDER gets runs.jsonl, one row a load as it
-ends, with the scheduler's own time per step; SUITE-MODE.jsonl and SUITE-MODE.steps.jsonl of every
+ends, with the scheduler's own time per step; LABEL-MODE.jsonl and LABEL-MODE.steps.jsonl of every
 suite; the server's log. Nothing is lost by a cut, and --limit ends it in time.
+
+With --num-adapters 50 the server has LoRA adapters of random weights, adapter-0 to adapter-49, for
+suites with the option `--client-model adapter-{client}`.
 """
 
 import argparse
@@ -44,9 +48,11 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from fairlane.engines.vllm.adapters import adapter_options
+
 HEADER = "x-fairlane-client"
 GATEWAY_KEY = "FAIRLANE_GATEWAY_KEY"
-CLIENTS = 32  # of the suites
+CLIENTS = 50  # of the suites
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ class Plan:
             self._pairs(part)
         for part in self._plan.get("suites", []):
             for mode in part["modes"]:
-                self._suite(part["suite"], mode, part.get("options", []), part.get("seconds", 90))
+                self._suite(part, mode)
         self._server.switch(self._mode("stock"))
 
     def _mode(self, name: str, log: str | None = None, label: str = "") -> dict[str, Any]:
@@ -283,14 +289,17 @@ class Plan:
                     with (self._folder / "runs.jsonl").open("a", encoding="utf-8") as rows:
                         rows.write(json.dumps(row) + "\n")
 
-    def _suite(self, suite: str, mode: str, options: list[str], needed_s: float) -> None:
-        if not self._left(needed_s):
+    def _suite(self, part: dict[str, Any], mode: str) -> None:
+        if not self._left(part.get("seconds", 90)):
             return
-        label = f"{suite}-{mode}"
+        suite, options = part["suite"], part.get("options", [])
+        label = f"{part.get('label', suite)}-{mode}"
         output = self._folder / f"{label}.jsonl"
         self._server.switch(self._mode(mode, "full", label))
         command = [sys.executable, "-m", "fairlane", "bench", suite, "--server", self._server.url]
-        command += ["--clients", str(self._folder / "clients.toml"), "--model", "m", "--json"]
+        command += ["--clients", str(self._folder / "clients.toml"), "--json"]
+        if "--client-model" not in options:
+            command += ["--model", "m"]
         begin = time.monotonic()
         done = subprocess.run(
             [*command, "--output", str(output), *options], capture_output=True, check=False
@@ -363,8 +372,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--start-limit", type=float, default=240.0)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all, the start in")
+    parser.add_argument("--num-adapters", type=int, default=0, help="LoRA adapters of the server")
     parser.add_argument("vllm", nargs="*", help="options of vLLM, after --")
     arguments = parser.parse_args()
+    if arguments.num_adapters:
+        arguments.vllm += adapter_options(Path(arguments.model), arguments.num_adapters)
     begin = time.monotonic()
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,21 @@ import numpy as np
 
 from fairlane.core.errors import FairlaneError
 
+ADAPTER = "adapter-{}"
+RANK = 8
+
+
+def adapter_options(model: Path, count: int) -> list[str]:
+    """Options of vLLM for adapters adapter-0, adapter-1 and so on, of one folder that is written.
+
+    How many of them may be in a batch, --max-loras, is left to the caller. Raises FairlaneError as
+    write_adapter does.
+    """
+    folder = write_adapter(model, RANK)
+    modules = [f"{ADAPTER.format(i)}={folder}" for i in range(count)]
+    options = ["--enable-lora", "--max-cpu-loras", str(count), "--max-lora-rank", str(RANK)]
+    return [*options, "--lora-modules", *modules]
+
 
 def write_adapter(model: Path, rank: int) -> Path:
     """Write an adapter for the attention of a Llama-like model; the folder that holds it.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.vllm.adapters import write_adapter
+from fairlane.engines.vllm.adapters import ADAPTER, adapter_options
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
 from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends
 from fairlane.files import atomic_write
@@ -26,8 +26,6 @@ from fairlane.policies.registry import get_policy
 
 SCHEDULER = "fairlane.engines.vllm.scheduler"
 MIDDLEWARE = "fairlane.engines.vllm.identity"
-ADAPTER = "adapter-{}"
-LORA_RANK = 8
 _ANY_SCHEDULERS = frozenset({"groups", "preemption", "adapter_patience"})
 _BLOCK = 32  # tokens, where none is given: the least that all backends take
 _MOST_AT_ONCE = 8  # adapters in a batch, where none is given
@@ -253,13 +251,9 @@ def _dummies(model: str, options: ServeOptions, given: _Given) -> list[str]:
     """Options for random weights and for the adapters that stand for clients."""
     more = ["--load-format", "dummy"] if options.dummy else []
     if options.num_adapters:
-        folder = write_adapter(Path(model).expanduser(), LORA_RANK)
-        names = [ADAPTER.format(i) for i in range(options.num_adapters)]
-        more += ["--enable-lora", "--max-cpu-loras", str(options.num_adapters)]
-        more += ["--max-lora-rank", str(LORA_RANK)]
+        more += adapter_options(Path(model).expanduser(), options.num_adapters)
         if given.value("--max-loras") is None:
             more += ["--max-loras", str(min(options.num_adapters, _MOST_AT_ONCE))]
-        more += ["--lora-modules", *(f"{name}={folder}" for name in names)]
     return more
 
 

@@ -22,6 +22,11 @@ rounds = 1
 suite = "overload"
 modes = ["stock", "vtc"]
 options = ["--rate-scale", "4", "--duration", "1"]
+[[suites]]
+suite = "overload"
+label = "lora"
+modes = ["vtc"]
+options = ["--rate-scale", "4", "--duration", "1", "--client-model", "adapter-{client}"]
 """
 OPTIONS = (
     "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "1024",
@@ -36,6 +41,7 @@ def test_modes_take_turns_on_one_server(tmp_path: Path) -> None:
     plan.write_text(PLAN)
     command = [sys.executable, "-m", "tools.server_modes", "--model", str(model)]
     command += ["--plan", str(plan), "--output", str(found), "--port", str(free_port())]
+    command += ["--num-adapters", "2"]
     subprocess.run(
         [*command, "--", *OPTIONS], cwd=ROOT, env=os.environ | ENVIRONMENT, check=True, timeout=400
     )
@@ -46,9 +52,9 @@ def test_modes_take_turns_on_one_server(tmp_path: Path) -> None:
     assert "observed_difference" not in rows[0]
     assert rows[1]["observed_difference"] <= rows[1]["bound"]
 
-    for mode, most in (("stock", 4), ("vtc", 2)):
-        steps = (found / f"overload-{mode}.steps.jsonl").read_text().splitlines()
+    for run, most in (("overload-stock", 4), ("overload-vtc", 2), ("lora-vtc", 2)):
+        steps = (found / f"{run}.steps.jsonl").read_text().splitlines()
         assert max(json.loads(step)["running"] for step in steps) == most
-        told = json.loads((found / f"overload-{mode}.manifest.json").read_text())
+        told = json.loads((found / f"{run}.manifest.json").read_text())
         assert told["failures"] == {}
         assert told["request_count"] == 18
