@@ -23,11 +23,10 @@ import numpy as np
 from tools.fit_profile import between_decodes, read_logs
 from tools.page import fill
 
-from fairlane.core.limits import RequestRate
 from fairlane.core.policy import Policy
 from fairlane.experiments.bench import BenchSettings
 from fairlane.metrics import headline
-from fairlane.policies.fcfs import FirstComeFirstServed, fcfs
+from fairlane.policies.fcfs import fcfs
 from fairlane.policies.registry import create_policy
 from fairlane.records import Run, read_run
 from fairlane.simulator.profile import VllmProfile, get_profile
@@ -85,7 +84,7 @@ class Case:
         """A fresh scheduler."""
         limit = re.fullmatch(r"rpm(\d+)", self.mode)
         if limit:
-            return FirstComeFirstServed(gates=[RequestRate(int(limit[1]), MINUTE_S)])
+            return create_policy("rpm", rate_limit=int(limit[1]), window_s=MINUTE_S)
         if self.mode == "vtc-oracle":
             return create_policy(self.mode, true_length=lambda r: requests[r.id].output_len)
         return fcfs() if self.mode == "stock" else create_policy(self.mode)

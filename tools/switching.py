@@ -11,12 +11,11 @@ JSON object does it, and answers 409 while requests are under way:
     {"name": "vtc", "scheduler": {"name": "vtc"}, "blocks": 2188, "running": 64, "log": "full"}
 
 scheduler: the table [scheduler] of a configuration, or null for vLLM as it comes, which then has
-no middleware either. Two are known beside Fairlane's: `max-tokens-oracle`, VTC that is told each
-request's output length, which in a benchmark is the limit it asks for; and `rpm-window`, a limit of
-requests per `window_s`, for minutes that are compressed. blocks: so many blocks of the KV cache are
-used, or null for all. running: at most so many requests run, or null. log: "times", "full" or null;
-the answer then tells of the steps since the last switch, and "full" writes them to
-`label`.steps.jsonl in the folder SWITCH_LOGS, one object a step: when schedule() and
+no middleware either. One is known beside Fairlane's: `max-tokens-oracle`, VTC that is told each
+request's output length, which in a benchmark is the limit it asks for. blocks: so many blocks of
+the KV cache are used, or null for all. running: at most so many requests run, or null. log:
+"times", "full" or null; the answer then tells of the steps since the last switch, and "full" writes
+them to `label`.steps.jsonl in the folder SWITCH_LOGS, one object a step: when schedule() and
 update_from_output() began and ended, in seconds of one clock, and what was in the batch.
 
 For measurements alone: whoever reaches the port can switch.
@@ -37,11 +36,9 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 
-from fairlane.core.limits import RequestRate
 from fairlane.engines.vllm.middleware import Identity
 from fairlane.engines.vllm.scheduling import make_scheduler
 from fairlane.policies import registry
-from fairlane.policies.fcfs import FirstComeFirstServed
 from fairlane.policies.vtc import vtc_oracle
 
 Message = MutableMapping[str, Any]
@@ -62,16 +59,8 @@ def max_tokens_oracle(**options: Any) -> Any:
     return vtc_oracle(true_length=lambda request: request.max_output_tokens or 0, **options)
 
 
-def rpm_window(*, rate_limit: int, window_s: float) -> Any:
-    """At most `rate_limit` accepted requests per client in any `window_s` seconds, then FCFS."""
-    return FirstComeFirstServed(gates=[RequestRate(rate_limit, window_s)])
-
-
-for _spec in (
-    registry.PolicySpec("max-tokens-oracle", max_tokens_oracle, "VTC told the lengths"),
-    registry.PolicySpec("rpm-window", rpm_window, "RPM in compressed time"),
-):
-    registry._specs()[_spec.name] = _spec
+_oracle = registry.PolicySpec("max-tokens-oracle", max_tokens_oracle, "VTC told the lengths")
+registry._specs()[_oracle.name] = _oracle
 
 
 class Steps:

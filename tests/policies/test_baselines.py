@@ -36,6 +36,13 @@ def test_rpm_counts_accepted_requests_of_the_past_minute_and_then_serves_in_orde
     policy.enqueue(req(3, "b"), 95.0)  # the id of a rejected request is free
 
 
+def test_rpm_in_compressed_time_has_shorter_minutes() -> None:
+    policy = create_policy("rpm", rate_limit=2, window_s=5.0)
+    times = [0.0, 1.0, 2.0, 5.5, 5.9, 6.5]
+    answers = [policy.enqueue(req(n, "a"), now) for n, now in enumerate(times)]
+    assert [n for n, answer in enumerate(answers) if answer is None] == [0, 1, 3, 5]
+
+
 def test_round_robin_takes_one_request_of_each_client_in_turn() -> None:
     policy = create_policy("round-robin")
     enqueue_all(policy, [req((c, n), c, 1 if c == "a" else 999) for c in "abc" for n in range(3)])

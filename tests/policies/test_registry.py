@@ -37,7 +37,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_names() -> None:
 
 
 def test_an_option_that_a_policy_does_not_take_is_refused_with_those_it_does() -> None:
-    with pytest.raises(FairlaneError, match="scheduler rpm takes rate_limit, not weights"):
+    with pytest.raises(
+        FairlaneError, match="scheduler rpm takes rate_limit, window_s, not weights"
+    ):
         create_policy("rpm", weights={"a": 1.0})
     with pytest.raises(FairlaneError, match="scheduler fcfs takes no options, not quantum"):
         create_policy("fcfs", quantum=5)

@@ -244,7 +244,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
         Hosts call this in every step for everything that runs: hence rounds, and one plain loop.
         """
-        if self._round_price is not None and self._is_round(tokens):
+        if self._round_price is not None and self._count_round(tokens):
             return
         tickets, price = self._tickets, self._cost.per_output_token
         for request_id, count in tokens.items():
@@ -267,8 +267,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if self._max_running_tokens is not None:
             self._hold(tokens)
 
-    def _is_round(self, tokens: Mapping[RequestId, int]) -> bool:
-        """Take in a report of one token for most of what runs, if it is one.
+    def _count_round(self, tokens: Mapping[RequestId, int]) -> bool:
+        """Take in a report if it is one token for each of most that run; whether it was.
 
         Those that run and got none, such as long prompts, are given their part of the round back.
         """

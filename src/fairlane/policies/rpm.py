@@ -9,6 +9,9 @@ from fairlane.core.limits import RequestRate
 from fairlane.policies.fcfs import FirstComeFirstServed
 
 
-def rpm(*, rate_limit: int = 20) -> FirstComeFirstServed:
-    """At most `rate_limit` accepted requests per client in any 60 s, then FCFS."""
-    return FirstComeFirstServed(gates=[RequestRate(rate_limit)])
+def rpm(*, rate_limit: int = 20, window_s: float = 60.0) -> FirstComeFirstServed:
+    """At most `rate_limit` accepted requests per client in any `window_s` seconds, then FCFS.
+
+    window_s: a minute, but for experiments in compressed time.
+    """
+    return FirstComeFirstServed(gates=[RequestRate(rate_limit, window_s)])
