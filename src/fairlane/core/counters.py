@@ -4,9 +4,9 @@ The mechanism under FairQueue. Each level of the tree holds siblings (clients, o
 that share by counters. Backlogged ones sit in a heap; those with running requests only are kept
 beside it; idle ones shrink to a few numbers, and are forgotten when there are too many.
 
-A step mostly gives every running request one token. Such a round is counted, not walked through:
-a node's counter grows by its rate, the price of a token of each of its running requests, with every
-round since it last changed hands; see `Node.fold`.
+A step mostly gives every running request one token. Such a round is counted, and not walked
+through: with each, a node's counter grows by its rate, the price of a token for each of its running
+requests. See `Node.fold`.
 
 Forgetting hands out no advantage: a forgotten client returns as a new one, and new ones start at
 the highest counter that was ever forgotten among their siblings. As the backlogged move on, that

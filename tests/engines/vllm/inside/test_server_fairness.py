@@ -137,10 +137,10 @@ class Flood:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdout is not None
         self._process.terminate()
-        self.spans = json.loads(self._process.stdout.read())
-        self._process.wait()
+        with self._process as ended:
+            assert ended.stdout is not None
+            self.spans = json.loads(ended.stdout.read())
 
 
 def asking(tokens: int) -> dict[str, Any]:
