@@ -413,7 +413,8 @@ def main() -> None:
     for key, measured in runs.items():
         before = by_key.get(key, {})
         kept_of_steps = {name: before[name] for name in OF_STEPS if name in before}
-        by_key[key] = sums(measured) | kept_of_steps | _of_steps(measured.log)
+        log = new.get(key, measured).log  # compact files have none
+        by_key[key] = sums(measured) | kept_of_steps | _of_steps(log)
     ordered = [by_key[key] for key in sorted(by_key)]
     path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
     costs = [
