@@ -19,7 +19,8 @@ save up service by being preempted. A client at its running limit (remark 4.7) c
 backlogged until it drops below.
 
 Cost: peek, admit and a lift are O(log backlogged siblings) a level; a report of tokens is
-O(requests in it); idle clients keep one counter each.
+O(requests in it), of one token for each that runs as little as comparing their names; idle clients
+keep one counter each.
 """
 
 from collections.abc import Iterable, Mapping
@@ -69,6 +70,11 @@ class Charged(Ticket):
     def tokens(self) -> int:
         """What it takes up in the running batch."""
         return self.request.prompt_tokens + self.output
+
+    def fold(self, now: int) -> None:
+        """Count the rounds until `now`; as `Node.fold`."""
+        self.output += now - self.since
+        self.since = now
 
 
 class FairQueue(Policy[Charged], RepeatsCharges):
@@ -221,12 +227,10 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 ticket.since = self._tree.rounds.count
             else:
                 del self._running[ticket.request.id]
-                ticket.output += self._tree.rounds.count - ticket.since
-            step: Node | None = ticket.node
-            while step is not None:
+                ticket.fold(self._tree.rounds.count)
+            for step in lineage(ticket.node):
                 step.fold()
                 step.rate += sign * self._round_price
-                step = step.parent
         if self._max_running_tokens is not None:
             ticket.node.tokens += sign * ticket.tokens
 
@@ -244,7 +248,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
         Hosts call this in every step for everything that runs: hence rounds, and one plain loop.
         """
-        if self._round_price is not None and self._count_round(tokens):
+        if self._round_price is not None and self._count_round(tokens, self._round_price):
             return
         tickets, price = self._tickets, self._cost.per_output_token
         for request_id, count in tokens.items():
@@ -267,7 +271,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if self._max_running_tokens is not None:
             self._hold(tokens)
 
-    def _count_round(self, tokens: Mapping[RequestId, int]) -> bool:
+    def _count_round(self, tokens: Mapping[RequestId, int], price: float) -> bool:
         """Take in a report if it is one token for each of most that run; whether it was.
 
         Those that run and got none, such as long prompts, are given their part of the round back.
@@ -282,10 +286,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         for request_id in without:
             ticket = running[request_id]
             ticket.output -= 1
-            node: Node | None = ticket.node
-            while node is not None:
-                node.charged -= self._round_price or 0.0
-                node = node.parent
+            for step in lineage(ticket.node):
+                step.charged -= price
         return True
 
     def _hold(self, tokens: Mapping[RequestId, int]) -> None:
@@ -303,11 +305,12 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             ticket = self._tickets.get(request_id)
             if ticket is None:
                 continue
-            output = ticket.output
             if ticket.running:
-                output += self._tree.rounds.count - ticket.since
-            if output > ticket.covered:
-                last = self._cost.output(ticket.request.prompt_tokens, output - 1, output)
+                ticket.fold(self._tree.rounds.count)
+            if ticket.output > ticket.covered:
+                last = self._cost.output(
+                    ticket.request.prompt_tokens, ticket.output - 1, ticket.output
+                )
                 self._charge(ticket.node, last)
 
     def _prepaid(self, ticket: Charged) -> float:

@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,10 +90,7 @@ def asking(tokens: int, **more: Any) -> dict[str, Any]:
     return body | more
 
 
-def as_http(body: bytes | str, *headers: str, length: int | None = None) -> bytes:
-    """A request of bob's, byte by byte."""
-    made: bytes = serving.as_http(KEYS["bob"], body, *headers, length=length)
-    return made
+as_http = partial(serving.as_http, KEYS["bob"])
 
 
 def send(server: Server, request: bytes, receive_buffer: int | None = None) -> socket.socket:
