@@ -20,9 +20,10 @@ A plan names modes, as switching.py takes them, and says what is sent to which:
 
 A load is CONCURRENCY:INPUT:OUTPUT:REQUESTS, closed loop with two clients that are both always
 backlogged; RATE@INPUT:OUTPUT:REQUESTS is open loop with Poisson arrivals. Every second round runs
-the modes in reverse, so what drifts, drifts for all. FOLDER gets runs.jsonl, one row a load as it
-ends, with the scheduler's own time per step; LABEL-MODE.jsonl and LABEL-MODE.steps.jsonl of every
-suite; the server's log. Nothing is lost by a cut, and --limit ends it in time.
+the modes in reverse, so what drifts, drifts for all. A label that ends in .2 is of the same runs
+once more. FOLDER gets server.json, what it was measured on; runs.jsonl, one row a load as it ends,
+with the scheduler's own time per step; LABEL-MODE.jsonl and LABEL-MODE.steps.jsonl of every suite;
+the server's log. Nothing is lost by a cut, and --limit ends it in time.
 
 With --num-adapters 50 the server has LoRA adapters of random weights, adapter-0 to adapter-49, for
 suites with the option `--client-model adapter-{client}`.
@@ -42,17 +43,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 
-from fairlane.engines.vllm.adapters import adapter_options
+from fairlane.engines.vllm.adapters import ADAPTER, adapter_options
 
 HEADER = "x-fairlane-client"
 GATEWAY_KEY = "FAIRLANE_GATEWAY_KEY"
 CLIENTS = 50  # of the suites
+MODEL = "m"  # the name that the server gives it
+WARM_UP = "64:256:32:256"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Load:
     output: int
     requests: int
     text: str
+    model: str = MODEL
 
     @classmethod
     def parse(cls, text: str) -> "Load":
@@ -92,7 +97,7 @@ async def send(session: aiohttp.ClientSession, url: str, load: Load, i: int, out
     """One streaming request of client a or b."""
     rng = random.Random(i)
     body = {
-        "model": "m",
+        "model": load.model,
         "prompt": [rng.randrange(3, 30_000) for _ in range(load.prompt)],
         "max_tokens": load.output,
         "min_tokens": load.output,
@@ -215,7 +220,7 @@ class Server:
         several = "--api-server-count" in options
         how = ["cli.main", "serve"] if several else ["openai.api_server", "--model"]
         command = [sys.executable, "-m", f"vllm.entrypoints.{how[0]}", how[1], model]
-        command += ["--served-model-name", "m", "--port", str(port), "--no-enable-prefix-caching"]
+        command += ["--served-model-name", MODEL, "--port", str(port), "--no-enable-prefix-caching"]
         command += ["--scheduler-cls", "switching.scheduler", "--middleware", "switching.Switch"]
         log = (folder / "server.log").open("wb")
         self.process = subprocess.Popen(
@@ -247,20 +252,30 @@ class Server:
 class Plan:
     """What is measured, in order; see the module."""
 
-    def __init__(self, text: str, server: Server, folder: Path, limit_s: float) -> None:
+    def __init__(
+        self, text: str, server: Server, adapters: int, folder: Path, limit_s: float
+    ) -> None:
         self._plan = tomllib.loads(text)
         self._server = server
+        self._adapters = adapters
         self._folder = folder
         self._end = time.monotonic() + limit_s
 
     def run(self) -> None:
         """Everything, until the time is up."""
+        self._warm_up()
         for part in self._plan.get("pairs", []):
             self._pairs(part)
         for part in self._plan.get("suites", []):
             for mode in part["modes"]:
                 self._suite(part, mode)
         self._server.switch(self._mode("stock"))
+
+    def _warm_up(self) -> None:
+        """A server's first seconds are slow, and adapters are loaded when first asked for."""
+        measure(self._server.url, Load.parse(WARM_UP))
+        for n in range(self._adapters):
+            measure(self._server.url, Load(1, 0.0, 16, 1, 1, WARM_UP, ADAPTER.format(n)))
 
     def _mode(self, name: str, log: str | None = None, label: str = "") -> dict[str, Any]:
         given: dict[str, Any] = self._plan["modes"].get(name, {})
@@ -275,8 +290,6 @@ class Plan:
     def _pairs(self, part: dict[str, Any]) -> None:
         modes, url = part["modes"], self._server.url
         loads = [Load.parse(text) for text in part["loads"]]
-        for load in loads:  # to warm up, and not counted
-            measure(url, Load(load.concurrency, load.rate, load.prompt, 16, 64, load.text))
         for number in range(part["rounds"]):
             for load in loads:
                 for name in modes if number % 2 == 0 else reversed(modes):
@@ -299,7 +312,7 @@ class Plan:
         command = [sys.executable, "-m", "fairlane", "bench", suite, "--server", self._server.url]
         command += ["--clients", str(self._folder / "clients.toml"), "--json"]
         if "--client-model" not in options:
-            command += ["--model", "m"]
+            command += ["--model", MODEL]
         begin = time.monotonic()
         done = subprocess.run(
             [*command, "--output", str(output), *options], capture_output=True, check=False
@@ -344,6 +357,24 @@ def summarise(path: Path) -> None:
             )
 
 
+def describe(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is measured on."""
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", card]
+    try:
+        hardware = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        hardware = "CPU"
+    return {
+        "hardware": hardware,
+        "engine": f"vLLM {version('vllm')}",
+        "served_model": Path(arguments.model).name,
+        "adapters": arguments.num_adapters,
+        "vllm_options": " ".join(arguments.vllm),
+        "command": f"tools/server_modes.py --plan {arguments.plan.name}",
+    }
+
+
 def prepare(folder: Path) -> None:
     """A gateway's key, and a clients file of the suites."""
     os.environ[GATEWAY_KEY] = key = secrets.token_urlsafe(32)
@@ -375,17 +406,19 @@ def main() -> None:
     parser.add_argument("--num-adapters", type=int, default=0, help="LoRA adapters of the server")
     parser.add_argument("vllm", nargs="*", help="options of vLLM, after --")
     arguments = parser.parse_args()
-    if arguments.num_adapters:
-        arguments.vllm += adapter_options(Path(arguments.model), arguments.num_adapters)
     begin = time.monotonic()
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "server.json").write_text(json.dumps(describe(arguments), indent=2) + "\n")
+    if arguments.num_adapters:
+        arguments.vllm += adapter_options(Path(arguments.model), arguments.num_adapters)
     prepare(folder)
     server = Server(folder, arguments.model, arguments.port, arguments.vllm)
     try:
         server.wait(arguments.start_limit)
         left = arguments.limit - (time.monotonic() - begin)
-        Plan(arguments.plan.read_text(), server, folder, left).run()
+        adapters = arguments.num_adapters
+        Plan(arguments.plan.read_text(), server, adapters, folder, left).run()
         summarise(folder / "runs.jsonl")
     finally:
         server.stop()

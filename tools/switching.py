@@ -146,6 +146,8 @@ def _build(mode: dict[str, Any]) -> Any:
     config = given["vllm_config"]
     whole = given["kv_cache_config"]
     blocks = mode.get("blocks") or whole.num_blocks
+    if blocks > whole.num_blocks:
+        raise ValueError(f"{blocks} blocks are asked for, and there are {whole.num_blocks}")
     given["kv_cache_config"] = dataclasses.replace(whole, num_blocks=blocks)
     config.cache_config.num_gpu_blocks = blocks
     _made.setdefault("running", config.scheduler_config.max_num_seqs)
