@@ -381,6 +381,12 @@ def numbers(found: Fit) -> dict[str, Any]:
     }
 
 
+def days(logs: Sequence[Path]) -> list[str]:
+    """When the runs were made that logs belong to, by the manifests beside them."""
+    manifests = [p.with_name(p.name.replace(".steps.jsonl", ".manifest.json")) for p in logs]
+    return sorted({json.loads(p.read_text())["started_at"][:10] for p in manifests})
+
+
 def write(path: Path, values: dict[str, Any]) -> None:
     """Put each number into its line of a profile."""
     text = path.read_text(encoding="utf-8")
@@ -407,7 +413,8 @@ def main() -> None:
         print(f"{key} = {json.dumps(value)}")
     if arguments.write:
         names = sorted(path.name.removesuffix(".steps.jsonl") for path in arguments.logs)
-        write(arguments.profile, numbers(found) | {"fitted_on": names})
+        facts = {"fitted_on": names, "measured_on": days(arguments.logs)}
+        write(arguments.profile, numbers(found) | facts)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 Every run SUITE-MODE.jsonl becomes a compact file (times to a tenth of a millisecond, no token
 times) with a manifest of what it was measured on; but not those of the real trace, whose requests
-are not ours to give: of them only figures and sums are kept. The figures are the paper's, in the
-paper's time: all times multiplied by what the run was hurried by. runs.jsonl (the cost of fairness)
+are not ours to give: of them only figures and sums are kept. SUITE.2-MODE.jsonl is the same once
+more. The figures are the paper's, in the paper's time: all times multiplied by what the run was
+hurried by; of several runs they show the median and the range. runs.jsonl (the cost of fairness)
 is copied. The tables go into the page between its markers. What is already in the output folder
 stays and is used, so folders may be added one by one.
 """
@@ -13,10 +14,11 @@ stays and is used, so folders may be added one by one.
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,12 @@ from fairlane.core.audit import service_bound
 from fairlane.experiments.drawings import Box, Boxes, Curve, Drawing, Panel, write_numbers
 from fairlane.experiments.figure import Ensemble, Results
 from fairlane.experiments.figures import get_figures
-from fairlane.experiments.panels import DIFFERENCE, difference_panel, series_colour
+from fairlane.experiments.panels import (
+    DIFFERENCE,
+    difference_panel,
+    revision_panel,
+    series_colour,
+)
 from fairlane.experiments.plotting import draw_page, save_page
 from fairlane.experiments.samples import Sample
 from fairlane.metrics import backlogged_difference, headline, summarise
@@ -40,18 +47,16 @@ LABELS = {
     "stock": "FCFS", "fcfs": "FCFS", "vtc": "VTC", "lcf": "LCF",
     "vtc-predict": "moving average", "vtc-oracle": "oracle",
 }  # fmt: skip
+NAME = re.compile(r"(.+?)(?:\.(\d+))?-((?:stock|fcfs|vtc|lcf|rpm).*)")
 LLAMA_13B = "overload-s4"
-SERVERS: dict[str, dict[str, Any]] = {
-    "7b": {"model": "Llama-2-7b, random weights, bfloat16", "running": 64, "pool": 235_712},
-    "13b": {"model": "Llama-2-13b, random weights, bfloat16", "running": 256, "pool": 65_008},
+Key = tuple[str, str, int]  # suite, mode, turn
+RUNNING_7B = 64
+POOL_7B = 230_032  # tokens, of the larger card; 64 requests never fill it
+MODELS = {
+    "llama7b": "Llama-2-7b, random weights, bfloat16",
+    "llama13b": "Llama-2-13b, random weights, bfloat16",
 }
-COMMON = {
-    "hardware": "one NVIDIA H200",
-    "engine": "vLLM 0.25.1, 4 API servers",
-    "vllm_options": "--load-format dummy --dtype bfloat16 --max-model-len 4096 "
-    "--no-enable-prefix-caching --gpu-memory-utilization 0.9 --max-num-seqs 256",
-    "command": "tools/server_modes.py",
-}
+PREDICTION = "prediction"
 FIGURES = {  # number: suite, labels and modes
     "fig3": ("overload", ("vtc", "stock")),
     "fig4": ("proportional", ("vtc",)),
@@ -64,23 +69,40 @@ FIGURES = {  # number: suite, labels and modes
     "fig11": (REAL, ("stock", "vtc")),
     "fig12": (REAL, ("rpm5", "rpm10", "rpm15", "rpm20", "rpm30")),
     "fig13": (REAL, ("rpm5", "rpm10", "rpm15", "rpm20", "rpm30", "vtc")),
+    PREDICTION: ("overload", ("vtc", "vtc-predict", "vtc-oracle")),
+    "moving-average": (REAL, ("stock", "vtc", "vtc-predict", "vtc-oracle")),
+}
+LENGTHS = {256: LLAMA_13B, 512: f"{LLAMA_13B}-long", 768: f"{LLAMA_13B}-768"}
+ABLATED = {"pool 35000": 35000, "preempting fairly": 35000, "pool 65000": 65000}
+ABLATION = {
+    f"{length} tokens, {what}": (suite, mode)
+    for what, mode in zip(ABLATED, ("vtc-35000", "vtc-fairest-35000", "vtc-65000"), strict=True)
+    for length, suite in LENGTHS.items()
 }
 BOUNDED = ("fig3", "fig7", "fig8")  # all clients wait nearly all the time
 BIN = 8  # running requests
 ENOUGH = 30  # steps of as many requests
+STOCK = ("stock", "stock2")  # vLLM as it comes, twice
 OF_STEPS = ("preemptions", "decode_ms")  # in the sums, and not to be had again without the log
 WARM_UP_S = 20.0  # of the paper's time, in the ablation
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run and what is told of it. stretch: from the run's seconds to the paper's."""
+    """One run and what is told of it. turn: 1, or more where it was made again."""
 
     suite: str
     mode: str
+    turn: int
     run: Run
     steps: dict[str, Any]
+    server: dict[str, Any]  # what it was measured on
     log: Path  # of every step; only raw runs have one
+
+    @property
+    def key(self) -> Key:
+        """What no other run has."""
+        return self.suite, self.mode, self.turn
 
     @property
     def is_13b(self) -> bool:
@@ -100,10 +122,7 @@ class Measured:
     def bound(self) -> float:
         """2U of theorem 4.4, for so many requests of the longest that run at once."""
         longest = max(r.prompt_len + r.output_len for r in self.run.records)
-        if self.is_13b:
-            memory = self.pool
-        else:
-            memory = min(SERVERS["7b"]["pool"], SERVERS["7b"]["running"] * longest)
+        memory = self.pool if self.is_13b else min(POOL_7B, RUNNING_7B * longest)
         return service_bound(memory, max(r.prompt_len for r in self.run.records))
 
     def sample(self) -> Sample:
@@ -123,35 +142,45 @@ def _scaled(record: RequestRecord, k: float, digits: int | None = None) -> Reque
     )  # fmt: skip
 
 
+Runs = Mapping[tuple[str, str], Sequence[Measured]]  # suite, mode: all turns
+
+
 # -- data -------------------------------------------------------------------------------------
 
 
 def read(folder: Path) -> list[Measured]:
     """All runs of a folder, raw or kept."""
     found = []
+    about = folder / "server.json"
     for path in sorted(folder.glob("*-*.jsonl")):
-        match = re.fullmatch(r"(.+?)-((?:stock|fcfs|vtc|lcf|rpm).*)", path.stem)
-        manifest = path.with_suffix(".manifest.json")
+        match = NAME.fullmatch(path.stem)
+        manifest = path.with_name(f"{path.stem}.manifest.json")
         if match is None or not manifest.exists():
             continue
         facts = json.loads(manifest.read_text())
         if "time_scale" not in facts:
             continue
-        told = path.with_suffix(".steps.json")
+        told = path.with_name(f"{path.stem}.steps.json")
         steps = json.loads(told.read_text()) if told.exists() else facts.get("steps", {})
-        mode = match[2].removesuffix("-64")
-        found.append(
-            Measured(match[1], mode, read_run(path), steps, path.with_suffix(".steps.jsonl"))
-        )
+        server = json.loads(about.read_text()) if about.exists() else facts
+        suite, turn, mode = match[1], int(match[2] or 1), match[3].removesuffix("-64")
+        log = path.with_name(f"{path.stem}.steps.jsonl")
+        found.append(Measured(suite, mode, turn, read_run(path), steps, server, log))
     return found
 
 
 def keep(measured: Measured, output: Path) -> None:
     """The run as a compact file."""
-    size = "13b" if measured.is_13b else "7b"
-    facts = COMMON | SERVERS[size] | {"scheduler": measured.mode, "steps": measured.steps}
+    server = measured.server
+    facts = {name: server[name] for name in ("hardware", "engine", "vllm_options", "command")}
+    facts |= {"scheduler": measured.mode, "steps": measured.steps}
+    facts["model"] = MODELS[server["served_model"]]
     if measured.is_13b:
         facts["pool"] = measured.pool
+    else:
+        facts["running"] = RUNNING_7B
+    if server["adapters"]:
+        facts["adapters"] = server["adapters"]
     told = {
         key: value
         for key, value in measured.run.manifest.items()
@@ -159,7 +188,8 @@ def keep(measured: Measured, output: Path) -> None:
     }
     records = [_scaled(record, 1.0, 4) for record in measured.run.records]
     run = Run({**told, **facts}, records, measured.run.total_time_s)
-    write_jsonl(output / f"{measured.suite}-{measured.mode}.jsonl", run)
+    again = f".{measured.turn}" if measured.turn > 1 else ""
+    write_jsonl(output / f"{measured.suite}{again}-{measured.mode}.jsonl", run)
 
 
 def sums(measured: Measured) -> dict[str, Any]:
@@ -170,6 +200,7 @@ def sums(measured: Measured) -> dict[str, Any]:
     return {
         "suite": measured.suite,
         "mode": measured.mode,
+        "turn": measured.turn,
         "time_scale": run.manifest["time_scale"],
         **{name: round(value, 4) for name, value in headline(run).items()},
         "difference_while_waiting": round(_difference(run), 1),
@@ -229,45 +260,62 @@ def _difference(run: Run) -> float:
 def label(mode: str) -> str:
     """A mode by the name that figures use."""
     limit = re.fullmatch(r"rpm(\d+)", mode)
-    return f"RPM {limit[1]}" if limit else LABELS.get(mode, mode)
+    if limit:
+        return f"RPM {limit[1]}"
+    pool = re.fullmatch(r"vtc-(fairest-)?(\d+)", mode)
+    if pool:
+        return f"VTC, pool {int(pool[2]):,}{', preempting fairly' if pool[1] else ''}"
+    return LABELS.get(mode, mode)
 
 
-def ensembles(runs: Mapping[tuple[str, str], Measured], suite: str, modes: Any) -> Results | None:
+def ensembles(runs: Runs, suite: str, modes: Iterable[str]) -> Results | None:
     """The series of a figure; None where a run is missing."""
     if any((suite, mode) not in runs for mode in modes):
         return None
-    found = {}
-    for mode in modes:
-        found[label(mode)] = Ensemble(label(mode), [runs[suite, mode].sample()])
-    return found
+    return {label(mode): _ensemble(label(mode), runs[suite, mode]) for mode in modes}
 
 
-def draw(runs: Mapping[tuple[str, str], Measured], output: Path) -> list[str]:
+def _ensemble(name: str, runs: Sequence[Measured]) -> Ensemble:
+    return Ensemble(name, [measured.sample() for measured in runs])
+
+
+def draw(runs: Runs, output: Path) -> list[str]:
     """Every figure whose runs are there; their names."""
     drawn = []
     for name, (suite, modes) in FIGURES.items():
         results = ensembles(runs, suite, modes)
         if results is None:
             continue
-        figure = get_figures([name])[0]
-        panels = figure.panels(results)
-        first = runs[suite, modes[0]]
+        of = [measured for mode in modes for measured in runs[suite, mode]]
+        heading, panels = _page(name, results)
         if name in BOUNDED:
-            panels = [_bounded(panel, first.bound()) for panel in panels]
-        _save(name, figure.heading, panels, first, output)
+            panels = [_bounded(panel, of[0].bound()) for panel in panels]
+        _save(name, heading, panels, of, output)
         drawn.append(name)
-    pools = _ablation(runs)
-    if pools:
-        first = next(m for m in runs.values() if m.is_13b)
-        _save("fig14", "Figure 14: ablation", pools, first, output)
+    if all(key in runs for key in ABLATION.values()):
+        of = [measured for key in ABLATION.values() for measured in runs[key]]
+        _save("fig14", "Figure 14: ablation", _ablation(runs), of, output)
         drawn.append("fig14")
     return drawn
 
 
-def _save(name: str, heading: str, panels: list[Drawing], of: Measured, output: Path) -> None:
-    model = "Llama-2-13b" if of.is_13b else "Llama-2-7b"
+def _page(name: str, results: Results) -> tuple[str, list[Drawing]]:
+    """Heading and panels; those of the paper, but for the one that needs another suite there."""
+    if name == PREDICTION:
+        return "VTC with predicted output lengths", [revision_panel(results, title="Two clients")]
+    figure = get_figures([name])[0]
+    return figure.heading, figure.panels(results)
+
+
+def _save(
+    name: str, heading: str, panels: list[Drawing], of: Sequence[Measured], output: Path
+) -> None:
+    model = "Llama-2-13b" if of[0].is_13b else "Llama-2-7b"
+    turns = [sum(other.key[:2] == m.key[:2] for other in of) for m in of]
+    low, high = min(turns), max(turns)
+    times = f"{high} times" if low == high > 1 else f"up to {high} times" if high > 1 else "once"
     note = (
-        f"measured once, sent {of.stretch:.0f} times as fast as in the paper; "
+        f"measured {times}, sent {of[0].stretch:.0f} times as fast as in the paper; "
         "times are the paper's: those measured, times that factor"
     )
     page = draw_page(f"{heading}: {model} on an H200, vLLM", panels, note=note)
@@ -284,95 +332,122 @@ def _bounded(panel: Drawing, bound: float) -> Drawing:
     return replace(panel, curves=[*panel.curves, line])
 
 
-def _ablation(runs: Mapping[tuple[str, str], Measured]) -> list[Drawing]:
+def _ablation(runs: Runs) -> list[Drawing]:
     """Differences by length of requests and by pool, and their distribution over time."""
-    lengths = {256: LLAMA_13B, 512: f"{LLAMA_13B}-long", 768: f"{LLAMA_13B}-768"}
-    found = {
-        (length, pool): runs[suite, f"vtc-{pool}"]
-        for length, suite in lengths.items()
-        for pool in (35000, 65000)
-        if (suite, f"vtc-{pool}") in runs
-    }
-    if not found:
-        return []
-    names = {key: f"{key[0]} tokens, pool {key[1]}" for key in found}
-    colours = {name: series_colour(name, i) for i, name in enumerate(names.values())}
-    samples = {names[key]: Ensemble(names[key], [m.sample()]) for key, m in found.items()}
-
-    def among(keep: Callable[[tuple[int, int]], bool]) -> Results:
-        return {names[key]: samples[names[key]] for key in found if keep(key)}
+    colours = {name: series_colour(name, i) for i, name in enumerate(ABLATION)}
+    samples = {name: _ensemble(name, runs[key]) for name, key in ABLATION.items()}
 
     def over_time(sample: Sample) -> Any:
         x = metrics.ticks(metrics.span(sample.table), 100, skip_zero=True)
         return metrics.accumulated_difference(sample.table, x, skip=WARM_UP_S)
 
-    small = difference_panel(
-        among(lambda key: key[1] == 35000), title="By length of requests, pool 35000",
-        skip=WARM_UP_S, colours=colours,
-    )  # fmt: skip
-    large = difference_panel(
-        among(lambda key: key[1] == 65000), title="By length of requests, pool 65000",
-        skip=WARM_UP_S, colours=colours,
-    )  # fmt: skip
+    panels: list[Drawing] = []
+    for what, pool in ABLATED.items():
+        among = {name: found for name, found in samples.items() if name.endswith(what)}
+        title = what if "pool" in what else f"pool {pool}, {what}"
+        panel = difference_panel(
+            among, title=f"By length, {title}", skip=WARM_UP_S, colours=colours
+        )
+        panels.append(_bounded(panel, service_bound(pool, 1)))
     boxes = [
-        Box(name, ensemble.each(over_time)[0].ravel(), colours[name], None)
-        for name, ensemble in samples.items()
+        Box(name, found.each(over_time)[0].ravel(), colours[name], None)
+        for name, found in samples.items()
     ]
-    return [
-        _bounded(small, service_bound(35000, 1)), _bounded(large, service_bound(65000, 1)),
-        Boxes("All settings", DIFFERENCE, boxes),
-    ]  # fmt: skip
+    return [*panels, Boxes("All settings", DIFFERENCE, boxes)]
 
 
 # -- tables -----------------------------------------------------------------------------------
 
 
 def suites_table(rows: list[dict[str, Any]]) -> str:
-    """One line a run."""
+    """One line for a suite and a scheduler; of several runs the medians."""
     lines = [
-        "| suite | scheduler | all served after (s) | tokens/s | TTFT, first client (s) | last "
-        "client (s) | difference while both wait | bound | scheduler, ms a step |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| suite | scheduler | runs | all served after (s) | tokens/s | TTFT, first client (s) | "
+        "last client (s) | difference while both wait | bound | scheduler, ms a step |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        first, *_, last = row["clients"].values()
-        waits = f"{first['ttft_mean']:.2f} | {last['ttft_mean']:.2f}"
-        bound = f"{row['bound']:,.0f}" if row["mode"].startswith("vtc") else "–"
-        spent = row["scheduler_ms"].get("scheduler_p50_ms", float("nan"))
+    for (suite, mode), turns in _by_turns(rows).items():
+        first, last = (
+            f"{median(list(row['clients'].values())[i]['ttft_mean'] for row in turns):.2f}"
+            for i in (0, -1)
+        )
+        waits = "– | –" if suite == REAL else f"{first} | {last}"
+        bound = f"{turns[0]['bound']:,.0f}" if mode.startswith("vtc") else "–"
         lines.append(
-            f"| {row['suite']} | {label(row['mode'])} | {row['total_time']:.1f} | "
-            f"{row['throughput']:,.0f} | {'– | –' if row['suite'] == REAL else waits} | "
-            f"{row['difference_while_waiting']:,.0f} | {bound} | {spent:.2f} |"
+            f"| {suite} | {label(mode)} | {len(turns)} | {_middle(turns, 'total_time'):.1f} | "
+            f"{_middle(turns, 'throughput'):,.0f} | {waits} | "
+            f"{_middle(turns, 'difference_while_waiting'):,.0f} | {bound} | "
+            f"{median(row['scheduler_ms']['scheduler_p50_ms'] for row in turns):.2f} |"
         )
     return "\n".join(lines)
 
 
+def spread_table(rows: list[dict[str, Any]]) -> str:
+    """What differs between runs of the same: least and most."""
+    lines = [
+        "| suite | scheduler | runs | all served after (s) | mean TTFT (s) | median client's TTFT "
+        "(s) | difference while both wait |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for (suite, mode), turns in _by_turns(rows).items():
+        if len(turns) > 1:
+            cells = [
+                _range([row[name] for row in turns], digits)
+                for name, digits in (
+                    ("total_time", 1), ("mean_first_token_latency", 2),
+                    ("median_client_ttft", 2), ("difference_while_waiting", 0),
+                )
+            ]  # fmt: skip
+            lines.append(f"| {suite} | {label(mode)} | {len(turns)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_turns(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["suite"], row["mode"]), []).append(row)
+    return found
+
+
+def _middle(rows: list[dict[str, Any]], name: str) -> float:
+    return float(median(row[name] for row in rows))
+
+
+def _range(values: list[float], digits: int) -> str:
+    low, high = (f"{value:,.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
 def step_table(rows: list[dict[str, Any]]) -> str:
     """How much longer a decode step of as many requests takes under VTC than under stock."""
-    by_key = {(row["suite"], row["mode"]): row.get("decode_ms", {}) for row in rows}
+    of_vtc = {(row["suite"], row["turn"]): row for row in rows if row["mode"] == "vtc"}
+    pairs: dict[str, list[tuple[float, ...]]] = {}
+    for row in rows:
+        beside = of_vtc.get((row["suite"], row["turn"]))
+        if row["mode"] == "stock" and beside:
+            fair = beside.get("decode_ms", {})
+            both = [(*of, *fair[n]) for n, of in row.get("decode_ms", {}).items() if n in fair]
+            pairs.setdefault(row["suite"], []).extend(both)
     lines = [
         "| suite | decode step, ms under FCFS | under VTC, more | steps |",
-        "|---|---|---|---|",
+        "|---|---:|---:|---:|",
     ]
-    for suite in dict.fromkeys(row["suite"] for row in rows):
-        stock, fair = by_key.get((suite, "stock"), {}), by_key.get((suite, "vtc"), {})
-        both = [(*stock[n], *fair[n]) for n in stock if n in fair]
-        if both:
-            count = sum(min(a, b) for _, a, _, b in both)
-            usual = sum(min(a, b) * ms for ms, a, _, b in both) / count
-            more = sum(min(a, b) * (other - ms) for ms, a, other, b in both) / count
-            lines.append(f"| {suite} | {usual:.2f} | {more:+.3f} | {count:,} |")
+    for suite, both in pairs.items():
+        count = sum(min(a, b) for _, a, _, b in both)
+        usual = sum(min(a, b) * ms for ms, a, _, b in both) / count
+        more = sum(min(a, b) * (other - ms) for ms, a, other, b in both) / count
+        lines.append(f"| {suite} | {usual:.2f} | {more:+.3f} | {count:,} |")
     return "\n".join(lines)
 
 
 def cost_table(rows: list[dict[str, Any]]) -> str:
-    """Throughput and latency of every mode relative to stock in the same round."""
+    """Throughput and latency of every mode, relative to the mean of stock in the same round."""
     lines = [
         "| load | scheduler | output tokens/s | relative to stock, mean ± standard error | range | "
         "TTFT p50, p99 (ms) | TPOT p50, p99 (ms) | schedule() + update (ms a step) |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for load, mode, found in relative_rates(rows, "mode", "round", "stock"):
+    for load, mode, found in relative_rates(rows, STOCK):
         here = [r for r in rows if (r["load"], r["mode"]) == (load, mode)]
         ratios = np.array(found)
         error = ratios.std(ddof=1) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
@@ -401,16 +476,16 @@ def main() -> None:
     arguments = parser.parse_args()
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    new = {(m.suite, m.mode): m for folder in arguments.raw for m in read(folder)}
+    new = {m.key: m for folder in arguments.raw for m in read(folder)}
     for measured in new.values():
         if measured.suite != REAL:
             keep(measured, output)
-    runs = {key: m for key, m in new.items() if m.suite == REAL}
-    runs |= {(m.suite, m.mode): m for m in read(output)}
+    all_runs = {key: m for key, m in new.items() if m.suite == REAL}
+    all_runs |= {m.key: m for m in read(output)}
     path = output / "sums.jsonl"
     kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    by_key = {(row["suite"], row["mode"]): row for row in kept}
-    for key, measured in runs.items():
+    by_key = {(row["suite"], row["mode"], row["turn"]): row for row in kept}
+    for key, measured in all_runs.items():
         before = by_key.get(key, {})
         kept_of_steps = {name: before[name] for name in OF_STEPS if name in before}
         log = new.get(key, measured).log  # compact files have none
@@ -428,8 +503,12 @@ def main() -> None:
         (output / "cost.jsonl").write_text(text)
     elif (output / "cost.jsonl").exists():
         costs = [json.loads(line) for line in (output / "cost.jsonl").read_text().splitlines()]
+    runs: dict[tuple[str, str], list[Measured]] = {}
+    for key in sorted(all_runs):
+        runs.setdefault(key[:2], []).append(all_runs[key])
     print("drawn:", *draw(runs, output))
-    parts = [suites_table(ordered), step_table(ordered), cost_table(costs) if costs else ""]
+    parts = [suites_table(ordered), spread_table(ordered), step_table(ordered)]
+    parts.append(cost_table(costs) if costs else "")
     tables = "\n\n".join(part for part in parts if part)
     print(tables)
     if arguments.page:

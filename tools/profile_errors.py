@@ -4,10 +4,10 @@
 
 Each folder is one card's, as tools/server_modes.py fills it: SUITE-MODE.jsonl, its manifest and
 SUITE-MODE.steps.jsonl. Every run is simulated with its own requests and settings under several
-seeds; the median and the range are compared with what was measured. Two numbers are read off the
+seeds; the median and the range are compared with what was measured. Three numbers are read off the
 measurement: how fast the card is beside the one that the profile was fitted on (from the steps of
-all its decodes), and how much longer the first request of a run took. --page brings the page up to
-date; without it the table is printed.
+all its decodes), how fast the CPU launched steps with prompts in a run, and how much longer the
+first request of a run took. --page brings the page up to date; without it the table is printed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from fairlane.records import Run, read_run
 from fairlane.simulator.profile import VllmProfile, get_profile
 from fairlane.simulator.run import simulate
 from fairlane.simulator.serving import VllmConfig
-from fairlane.simulator.step_latency import StepSize
+from fairlane.simulator.step_latency import StepLatency, StepSize
 from fairlane.workloads.trace import TracedRequest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reproduction.md"
@@ -40,6 +40,7 @@ MARK = "h200"
 BLOCK = 16
 POOLS = {"35000": 2188 * BLOCK, "65000": 4063 * BLOCK}  # of the 13b
 RUNNING_7B = 64
+LONGEST_TURN_S = 0.2
 MINUTE_S = 5.0  # 60 s, in runs that are twelve times as fast
 NAME = re.compile(r"(.+?)-(stock|lcf|vtc(?:-predict|-oracle)?|rpm\d+)-(\d+)")
 SHOWN = {
@@ -66,10 +67,11 @@ class Case:
         """As in the names of its files."""
         return self.path.stem
 
-    @property
-    def fitted(self) -> bool:
+    def fitted(self, manifest: dict[str, Any]) -> bool:
         """Whether the profile was fitted to this run."""
-        return self.label in self.profile.provenance["fitted_on"]
+        about = self.profile.provenance
+        day = manifest["started_at"][:10]
+        return self.label in about["fitted_on"] and day in about["measured_on"]
 
     def requests(self, manifest: dict[str, Any]) -> list[TracedRequest]:
         """What was sent."""
@@ -136,7 +138,9 @@ def cases(folder: Path, trace: str | None, seeds: int) -> list[Case]:
         assert isinstance(profile, VllmProfile)
         if size not in slowness:
             slowness[size] = card(folder, profile)
-        profile = replace(profile, latency=profile.latency.on_card(slowness[size]))
+        latency = profile.latency.on_card(slowness[size])
+        latency = latency.on_host(host(path.with_suffix(".steps.jsonl"), latency))
+        profile = replace(profile, latency=latency)
         if size == "7b":
             profile = replace(profile, max_num_seqs=RUNNING_7B)
         memory = POOLS.get(name[3], profile.memory_tokens)
@@ -158,6 +162,28 @@ def card(folder: Path, profile: VllmProfile) -> float:
     return slowness
 
 
+def host(log: Path, latency: StepLatency) -> float:
+    """How many times as long launching took in a run as in the profile.
+
+    The answer to a decode is taken in as soon as the step after it is launched, where the engine
+    needs longer for that than the GPU for the decode.
+    """
+    steps = read_logs([log])
+    turns = np.diff(steps.u0, prepend=np.nan) / 1e3
+    measured = expected = 0.0
+    for i in np.flatnonzero((steps.kind == 0) & steps.follows & (turns < LONGEST_TURN_S)):
+        after = steps.launches[i]
+        if after < 0 or steps.kind[after] == 0:
+            continue
+        launched = StepSize(int(steps.decodes[after]), prefill=int(steps.prefill[after]))
+        engine = latency.update(int(steps.requests[i])) + latency.schedule(launched)
+        launch = latency.launch(launched, 0.5)
+        if engine + launch > latency.gpu(StepSize(int(steps.decodes[i]), int(steps.context[i]))):
+            measured += turns[i] - engine
+            expected += launch
+    return measured / expected if expected else 1.0
+
+
 def compare(case: Case) -> Row:
     """Simulate a run under all its seeds."""
     run = read_run(case.path)
@@ -167,22 +193,25 @@ def compare(case: Case) -> Row:
         for seed in range(case.seeds)
     ]
     simulated = {name: [value[name] for value in values] for name in SHOWN}
-    return Row(case.label, case.fitted, headline(run), simulated)
+    return Row(case.label, case.fitted(run.manifest), headline(run), simulated)
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: medians first, then run by run."""
+    fitted = [row for row in rows if row.fitted]
+    groups = {"runs": rows}
+    if fitted:
+        groups |= {"held-out runs": [row for row in rows if not row.fitted], "fitted runs": fitted}
+    columns = " | ".join(f"{len(some)} {name}" for name, some in groups.items())
     lines = [
-        "| median error | all runs | held-out runs | measured within the simulated range |",
-        "|---|---:|---:|---:|",
+        f"| median error | {columns} | measured within the simulated range |",
+        f"|---|{'---:|' * len(groups)}---:|",
     ]
     for metric, title in SHOWN.items():
-        of_all = [abs(row.error(metric)) for row in rows]
-        held_out = [abs(row.error(metric)) for row in rows if not row.fitted]
-        inside = sum(row.inside(metric) for row in rows)
         medians = " | ".join(
-            f"{median(errors):.2%}" if errors else "-" for errors in (of_all, held_out)
+            f"{median(abs(row.error(metric)) for row in some):.2%}" for some in groups.values()
         )
+        inside = sum(row.inside(metric) for row in rows)
         lines.append(f"| {title} | {medians} | {inside} of {len(rows)} |")
     lines += ["", f"| run | {' | '.join(SHOWN.values())} |", f"|---|{'---:|' * len(SHOWN)}"]
     for row in sorted(rows, key=lambda row: row.label):

@@ -41,7 +41,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -176,32 +176,6 @@ def measure(url: str, load: Load) -> dict[str, Any]:
 # -- the server -------------------------------------------------------------------------------
 
 
-def wait(name: str, process: subprocess.Popen[bytes], url: str, limit_s: float) -> None:
-    """Until a server answers. Raises RuntimeError when it ends or takes too long."""
-    begin = time.monotonic()
-    while time.monotonic() - begin < limit_s:
-        if process.poll() is not None:
-            raise RuntimeError(f"{name} ended with {process.returncode}: see {name}.log")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                print(f"{name} is up after {time.monotonic() - begin:.0f} s", flush=True)
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError(f"{name} was not up after {limit_s:.0f} s: see {name}.log")
-
-
-def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End servers, all at the same time."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
 class Server:
     """One vLLM that switches."""
 
@@ -229,7 +203,19 @@ class Server:
 
     def wait(self, limit_s: float) -> None:
         """Until it answers. Raises RuntimeError when it ends or takes too long."""
-        wait("server", self.process, self.url, limit_s)
+        begin = time.monotonic()
+        while time.monotonic() - begin < limit_s:
+            if self.process.poll() is not None:
+                raise RuntimeError(
+                    f"the server ended with {self.process.returncode}: see server.log"
+                )
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    print(f"server is up after {time.monotonic() - begin:.0f} s", flush=True)
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise RuntimeError(f"the server was not up after {limit_s:.0f} s: see server.log")
 
     def switch(self, mode: dict[str, Any]) -> dict[str, Any]:
         """Change the scheduler; tells of the steps before. Raises RuntimeError while it is busy."""
@@ -243,7 +229,11 @@ class Server:
 
     def stop(self) -> None:
         """End it."""
-        stop([self.process])
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
 
 # -- a plan -----------------------------------------------------------------------------------
@@ -324,21 +314,23 @@ class Plan:
 
 
 def relative_rates(
-    rows: Sequence[Mapping[str, Any]], who: str, turn: str, base: str
+    rows: Sequence[Mapping[str, Any]], bases: Collection[str]
 ) -> Iterator[tuple[str, str, list[float]]]:
-    """(load, who, throughput over that of `base` in each turn that has both), where there is any.
+    """(load, mode, its throughput over that of the base in each round), where there is any.
 
-    who, turn: the keys of `rows` that say whose the row is, and of which turn.
+    The base of a round is the mean of the modes `bases` in it.
     """
-    rates = {(r["load"], r[turn], r[who]): r["output_tokens_per_s"] for r in rows}
-    for load, name in dict.fromkeys((r["load"], r[who]) for r in rows):
-        ratios = [
-            rate / rates[load, number, base]
-            for (a_load, number, a_name), rate in rates.items()
-            if (a_load, a_name) == (load, name) and (load, number, base) in rates
-        ]
+    rates: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        rates.setdefault((row["load"], row["round"]), {})[row["mode"]] = row["output_tokens_per_s"]
+    for load, mode in dict.fromkeys((row["load"], row["mode"]) for row in rows):
+        ratios = []
+        for (of, _), found in rates.items():
+            base = [found[name] for name in bases if name in found]
+            if of == load and mode in found and base:
+                ratios.append(found[mode] / (sum(base) / len(base)))
         if ratios:
-            yield load, name, ratios
+            yield load, mode, ratios
 
 
 def summarise(path: Path) -> None:
@@ -347,7 +339,7 @@ def summarise(path: Path) -> None:
         return
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     first = rows[0]["mode"]
-    for load, mode, ratios in relative_rates(rows, "mode", "round", first):
+    for load, mode, ratios in relative_rates(rows, [first]):
         if mode != first:
             low, middle, high = np.percentile(ratios, [0, 50, 100])
             error = np.std(ratios, ddof=1) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0

@@ -29,7 +29,6 @@ NOT_RUN = (
     "fairlane serve ",
     "fairlane top ",
     "python -m tools.server_modes ",
-    "python -m tools.server_pairs ",
     "git clone ",
     "make",
     "pip install ",

@@ -3,10 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tools.fit_profile import fit, numbers, read_logs, report, write
+from tools.profile_errors import host
 
 from fairlane.experiments.settings import Settings
 from fairlane.policies.registry import create_policy
@@ -14,9 +15,10 @@ from fairlane.simulator.batching import Batch
 from fairlane.simulator.profile import VllmProfile, get_profile, read_profile
 from fairlane.simulator.randomness import Randomness
 from fairlane.simulator.serving import VllmConfig
+from fairlane.simulator.step_latency import StepLatency
 from fairlane.simulator.vllm import VllmLoop
 
-TRUE = get_profile("h200-llama-2-7b")
+TRUE = cast(VllmProfile, get_profile("h200-llama-2-7b"))
 PROFILES = Path(__file__).parents[2] / "src" / "fairlane" / "simulator" / "profiles"
 CHOOSING_S = 0.0009  # of what the engine does before a step begins, what schedule() takes
 
@@ -44,21 +46,23 @@ class LoggingLoop(VllmLoop):
         self.rows[self._numbers.pop(id(batch))] |= {"u0": begin, "u1": self._now - 1e-5}
 
 
+def log(suite: str, rate_scale: float, path: Path, latency: StepLatency = TRUE.latency) -> Path:
+    """Of a simulated server, with all its noise."""
+    profile = replace(TRUE, max_num_seqs=64, latency=latency)
+    requests = Settings(suite=suite, scheduler="vtc", rate_scale=rate_scale, duration=25).requests()
+    config = VllmConfig(profile=profile, noise=profile.noise)
+    loop = LoggingLoop(requests, create_policy("vtc"), config, Randomness(0, config.noise))
+    loop.run()
+    path.write_text("".join(json.dumps(row) + "\n" for row in loop.rows))
+    return path
+
+
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of a few suites on a simulated server, with all its noise."""
-    assert isinstance(TRUE, VllmProfile)
-    profile = replace(TRUE, max_num_seqs=64)
-    paths = []
-    for suite, scale in (("overload", 10), ("poisson-short-long-2", 4), ("increase", 12)):
-        requests = Settings(suite=suite, scheduler="vtc", rate_scale=scale, duration=25).requests()
-        config = VllmConfig(profile=profile, noise=profile.noise)
-        loop = LoggingLoop(requests, create_policy("vtc"), config, Randomness(0, config.noise))
-        loop.run()
-        path = tmp_path_factory.mktemp("logs") / f"{suite}.steps.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in loop.rows))
-        paths.append(path)
-    return paths
+    """Of a few suites."""
+    folder = tmp_path_factory.mktemp("logs")
+    suites = (("overload", 10), ("poisson-short-long-2", 4), ("increase", 12))
+    return [log(suite, scale, folder / f"{suite}.steps.jsonl") for suite, scale in suites]
 
 
 def test_a_fit_finds_what_a_log_was_made_with(logs: list[Path], tmp_path: Path) -> None:
@@ -77,6 +81,12 @@ def test_a_fit_finds_what_a_log_was_made_with(logs: list[Path], tmp_path: Path) 
             assert fitted.decode(batch, context, 0) == pytest.approx(expected, rel=0.03)
     for prompt in (256, 2000):
         assert fitted.prefill(prompt) == pytest.approx(TRUE.prefill(prompt), rel=0.15)
+
+
+@pytest.mark.parametrize("slowness", [0.75, 1.0, 1.3])
+def test_how_fast_a_host_launches_is_read_off_a_log(slowness: float, tmp_path: Path) -> None:
+    path = log("overload", 10, tmp_path / "a.steps.jsonl", TRUE.latency.on_host(slowness))
+    assert host(path, TRUE.latency) == pytest.approx(slowness, rel=0.05)
 
 
 def test_a_profile_without_the_lines_is_left_alone(logs: list[Path], tmp_path: Path) -> None:

@@ -63,6 +63,14 @@ class StepLatency:
             per_attention=slowness * self.per_attention,
         )
 
+    def on_host(self, slowness: float) -> "StepLatency":
+        """Where launching steps with prompts takes so many times as long: CPUs are shared."""
+        return replace(
+            self,
+            pieces_s=(slowness * self.pieces_s[0], slowness * self.pieces_s[1]),
+            eager_s=(slowness * self.eager_s[0], slowness * self.eager_s[1]),
+        )
+
     def gpu(self, size: StepSize) -> float:
         """Seconds on the GPU."""
         if size.prefill:

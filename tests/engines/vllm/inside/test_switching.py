@@ -52,6 +52,10 @@ def test_modes_take_turns_on_one_server(tmp_path: Path) -> None:
     assert "observed_difference" not in rows[0]
     assert rows[1]["observed_difference"] <= rows[1]["bound"]
 
+    about = json.loads((found / "server.json").read_text())
+    assert (about["hardware"], about["adapters"]) == ("CPU", 2)
+    assert "--max-num-seqs 4" in about["vllm_options"]
+
     for run, most in (("overload-stock", 4), ("overload-vtc", 2), ("lora-vtc", 2)):
         steps = (found / f"{run}.steps.jsonl").read_text().splitlines()
         assert max(json.loads(step)["running"] for step in steps) == most
