@@ -41,8 +41,9 @@ BLOCK = 16
 POOLS = {"35000": 2188 * BLOCK, "65000": 4063 * BLOCK}  # of the 13b
 RUNNING_7B = 64
 LONGEST_TURN_S = 0.2
+FAIREST = "-fairest"  # of a mode that preempts so
 MINUTE_S = 5.0  # 60 s, in runs that are twelve times as fast
-NAME = re.compile(r"(.+?)-(stock|lcf|vtc(?:-predict|-oracle)?|rpm\d+)-(\d+)")
+NAME = re.compile(r"(.+?)-(stock|lcf|vtc(?:-predict|-oracle|-fairest)?|rpm\d+)-(\d+)")
 SHOWN = {
     "total_time": "total time (s)",
     "mean_first_token_latency": "mean first token latency (s)",
@@ -89,7 +90,7 @@ class Case:
             return create_policy("rpm", rate_limit=int(limit[1]), window_s=MINUTE_S)
         if self.mode == "vtc-oracle":
             return create_policy(self.mode, true_length=lambda r: requests[r.id].output_len)
-        return fcfs() if self.mode == "stock" else create_policy(self.mode)
+        return fcfs() if self.mode == "stock" else create_policy(self.mode.removesuffix(FAIREST))
 
     def server(self, run: Run) -> VllmConfig:
         """With the delay of the first response, which the measured run is asked for."""
@@ -99,8 +100,9 @@ class Case:
             key=lambda r: r.arrival_s + (r.ttft_s or 0.0),
         )
         alone = VllmConfig(
-            profile=profile, memory_tokens=self.memory, noise=profile.noise.without()
-        )
+            profile=profile, memory_tokens=self.memory, noise=profile.noise.without(),
+            preemption="fairest" if self.mode.endswith(FAIREST) else "newest",
+        )  # fmt: skip
         usual = simulate([TracedRequest(0, "", 0.0, first.prompt_len, 1)], fcfs(), alone)
         delay = (first.ttft_s or 0.0) - (usual.records[0].ttft_s or 0.0)
         return replace(alone, noise=profile.noise, first_prefill_delay_s=max(0.0, delay))

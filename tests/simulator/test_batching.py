@@ -10,6 +10,7 @@ from collections import Counter, deque
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlane.core.preemption import PREEMPTIONS
 from fairlane.core.types import Request
 from fairlane.policies.registry import create_policy
 from fairlane.simulator.batching import Batch, BatchScheduler
@@ -128,6 +129,29 @@ def test_a_token_under_way_survives_preemption() -> None:
     assert made.waiting == 0
 
 
+def first_victim(preemption: str) -> list[int]:
+    """Three requests of client a and then one of b fill the memory; who gives up theirs."""
+    requests = [TracedRequest(i, "aaab"[i], 0.0, 4, 9) for i in range(4)]
+    made = BatchScheduler(
+        requests, create_policy("fcfs"), max_seqs=8, token_budget=100, blocks=6, block_size=4,
+        preemption=preemption,
+    )  # fmt: skip
+    for request in requests:
+        made.add(request.id, 0.0)
+    while True:
+        batch = made.schedule(0.0)
+        if batch.preempted:
+            return batch.preempted
+        made.update(batch, 0.0)
+
+
+def test_preemption_takes_the_newest_or_from_who_holds_most() -> None:
+    assert first_victim("newest") == [
+        3
+    ]  # of four second blocks two are there; its first is a third
+    assert first_victim("fairest") == [2]
+
+
 def test_the_size_of_a_step_is_what_its_latency_depends_on() -> None:
     made = scheduler((10, 5), (30, 1), token_budget=24)
     assert made.schedule(0.0).size() == StepSize(0, 0, 24, 10**2 + 14**2)
@@ -142,9 +166,16 @@ def test_the_size_of_a_step_is_what_its_latency_depends_on() -> None:
     blocks=st.sampled_from([12, 40, PLENTY]),
     run_ahead=st.booleans(),
     name=st.sampled_from(["fcfs", "vtc", "vtc-predict", "drr"]),
+    preemption=st.sampled_from(PREEMPTIONS),
 )
 def test_for_any_workload(
-    seed: int, max_seqs: int, token_budget: int, blocks: int, run_ahead: bool, name: str
+    seed: int,
+    max_seqs: int,
+    token_budget: int,
+    blocks: int,
+    run_ahead: bool,
+    name: str,
+    preemption: str,
 ) -> None:
     """Everybody gets their tokens, nothing is handed out twice, and no room is wasted."""
     dice = random.Random(seed)
@@ -154,8 +185,9 @@ def test_for_any_workload(
     ]
     policy = create_policy(name)
     made = BatchScheduler(
-        requests, policy, max_seqs=max_seqs, token_budget=token_budget, blocks=blocks, block_size=4
-    )
+        requests, policy, max_seqs=max_seqs, token_budget=token_budget, blocks=blocks,
+        block_size=4, preemption=preemption,
+    )  # fmt: skip
     coming, under_way, delivered = deque(requests), deque[Batch](), Counter[int]()
     while coming or made.running or made.waiting:
         while coming and dice.random() < 0.5:

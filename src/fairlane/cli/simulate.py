@@ -40,6 +40,10 @@ def simulate(
     memory_tokens: Annotated[
         int | None, typer.Option(min=1, help="Size of the KV cache; the profile's by default.")
     ] = None,
+    preemption: Annotated[
+        str | None,
+        typer.Option(help="Of a vLLM profile: newest (default of fcfs) or fairest (of others)."),
+    ] = None,
     duration: Annotated[
         float | None, typer.Option(help="Seconds that clients send for; the suite's by default.")
     ] = None,
@@ -104,6 +108,7 @@ def simulate(
         quantum=quantum,
         prefix_cache_tokens=prefix_cache_tokens,
         memory_tokens=memory_tokens,
+        preemption=preemption,
         duration=duration,
         rates=parse_numbers(rates, "--rates"),
         rate_scale=rate_scale,

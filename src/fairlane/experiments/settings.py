@@ -11,6 +11,7 @@ from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
+from fairlane.core.preemption import default_preemption
 from fairlane.core.types import Request
 from fairlane.experiments.profile_cost import read_cost
 from fairlane.policies.registry import get_policy
@@ -47,8 +48,9 @@ class Settings:
     rate_scale: times the rate; a suite's duration and silent windows stay, a trace is sent in so
     much less time.
     quantum: service per turn of drr and dlpm. prefix_cache_tokens: size of the server's prefix
-    cache. artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise
-    and the oracle; workload_seed: of the workload.
+    cache. preemption: where the server preempts, newest or fairest (core/preemption.py).
+    artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise and the
+    oracle; workload_seed: of the workload.
     """
 
     suite: str
@@ -61,6 +63,7 @@ class Settings:
     predict_range: float | None = None
     quantum: float | None = None
     prefix_cache_tokens: int | None = None
+    preemption: str | None = None
     trace: str | None = None
     duration: float | None = None
     rates: tuple[float, ...] = ()
@@ -100,7 +103,10 @@ class Settings:
                 memory_tokens=self.memory_tokens or 0,
                 first_prefill_delay_s=self.first_prefill_delay_s,
                 noise=profile.noise if self.noise else profile.noise.without(),
+                preemption=self.preemption or default_preemption(self.scheduler),
             )
+        if self.preemption is not None:
+            raise FairlaneError(f"preemption: the server of {profile.name} does not preempt")
         return ServerConfig(
             profile=profile,
             memory_tokens=self.memory_tokens or 0,
@@ -171,7 +177,10 @@ class Settings:
         auditor = self._auditor(requests) if audited else None
         if auditor is not None:
             policy.watch(auditor)
-        run = simulate(requests, policy, self.server(), seed=self.seed, cache=cache)
+        server = self.server()
+        if isinstance(server, VllmConfig):
+            server = replace(server, weights=self.client_weights(requests))
+        run = simulate(requests, policy, server, seed=self.seed, cache=cache)
         run.manifest = {**asdict(self), **run.manifest}
         if auditor is not None:
             report = auditor.report()

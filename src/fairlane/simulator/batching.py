@@ -6,8 +6,9 @@ that gives a token. Running requests come first, in the order in which they were
 whom the policy offers; a prompt that exceeds the budget is cut and goes on in the next step.
 
 The KV cache is handed out in blocks as tokens are computed. When a running request needs a block
-and none is free, the one admitted last loses all of its own and goes back to the front of the
+and none is free, the last in order loses all of its own and goes back to the front of the
 queue, to compute everything anew (its tokens so far included); in such a step nobody is admitted.
+With fair preemption the order is by what clients hold as soon as blocks may run out.
 A request is admitted only when blocks for all its tokens so far are free. Whoever cannot be
 admitted holds up all behind it.
 
@@ -15,11 +16,12 @@ A step may be scheduled before the one before it has answered: tokens count as t
 moment at which they are scheduled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fairlane.core.policy import Policy
+from fairlane.core.preemption import held_memory
 from fairlane.core.types import Outcome, Rejection, Request
 from fairlane.simulator.step_latency import StepSize
 from fairlane.workloads.trace import TracedRequest
@@ -84,13 +86,20 @@ class BatchScheduler:
         token_budget: int,
         blocks: int,
         block_size: int,
+        preemption: str = "newest",
+        weights: Mapping[str, float] | None = None,
     ) -> None:
-        """blocks: those that requests can have; vLLM keeps one of its own."""
+        """blocks: those that requests can have; vLLM keeps one of its own.
+
+        preemption: see core/preemption.py; weights: for it, by client.
+        """
         self._requests = requests
         self._policy = policy
         self._max_seqs = max_seqs
         self._token_budget = token_budget
         self._block_size = block_size
+        self._reorders = preemption == "fairest"
+        self._weights = weights or {}
         self._waiting: dict[int, Live] = {}
         self.free_blocks = blocks
         self.running: list[Live] = []
@@ -112,6 +121,8 @@ class BatchScheduler:
     def schedule(self, now: float) -> Batch:
         """Choose the next step, which may turn out empty."""
         batch = Batch()
+        if self._reorders and self._blocks_may_run_out():
+            self._reorder()
         budget = self._serve_running(batch, self._token_budget, now)
         if not batch.preempted:
             self._admit(batch, budget, now)
@@ -137,6 +148,22 @@ class BatchScheduler:
         return positions, ended
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _blocks_may_run_out(self) -> bool:
+        """Whether a step may need more blocks than are free: one for each, more for prompts."""
+        need = sum(
+            1 + (live.prompt + live.delivered - live.computed) // self._block_size
+            for live in self.running
+        )
+        return self.free_blocks < need
+
+    def _reorder(self) -> None:
+        """Put who holds most memory at the end, where preemption takes first."""
+        client = {live.position: self._requests[live.position].client for live in self.running}
+        held = held_memory(
+            ((client[live.position], live.computed) for live in self.running), self._weights
+        )
+        self.running.sort(key=lambda live: held[client[live.position]])
 
     def _serve_running(self, batch: Batch, budget: int, now: float) -> int:
         """Give the running requests their tokens; what is left of the budget."""
@@ -181,7 +208,7 @@ class BatchScheduler:
         batch.parts.append(Part(live, before, tokens, samples))
 
     def _preempt(self, batch: Batch, now: float) -> Live:
-        """Put the request admitted last back into the queue, and say which."""
+        """Put the last running request back into the queue, and say which."""
         victim = self.running.pop()
         self._release(victim)
         victim.computed = 0

@@ -1,10 +1,12 @@
 """The settings of simulated servers, and what their loops have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fairlane.core.errors import FairlaneError
+from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.core.preemption import PREEMPTIONS
 from fairlane.simulator.profile import MAX_BATCH, Profile, VllmProfile
 from fairlane.simulator.randomness import Noise
 
@@ -112,12 +114,19 @@ class ServerConfig(Server):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmConfig(Server):
-    """One server with the loop of vllm.py; memory is handed out in whole blocks."""
+    """One server with the loop of vllm.py; memory is handed out in whole blocks.
+
+    preemption: "newest" or "fairest", see core/preemption.py; weights: for it, by client.
+    """
 
     profile: VllmProfile
+    preemption: str = "newest"
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         Server.__post_init__(self)
+        if self.preemption not in PREEMPTIONS:
+            raise UnknownNameError("preemption", self.preemption, PREEMPTIONS)
         if self.blocks < 1:
             least = 2 * self.profile.block_size
             raise FairlaneError(f"memory-tokens must be at least {least}, not {self.memory_tokens}")

@@ -41,6 +41,8 @@ class VllmLoop:
             token_budget=profile.max_num_batched_tokens,
             blocks=config.blocks,
             block_size=profile.block_size,
+            preemption=config.preemption,
+            weights=config.weights,
         )
         self._depth = 2 if profile.async_scheduling else 1
         self._random = randomness

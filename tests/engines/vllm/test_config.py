@@ -22,6 +22,21 @@ def test_without_a_file_requests_are_served_by_plain_vtc(monkeypatch: pytest.Mon
     assert config.identity.anonymous == "anonymous"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "fairest"),
+        ("[scheduler]\nname = 'fcfs'", "newest"),
+        ("[scheduler]\npreemption = 'newest'", "newest"),
+        ("[scheduler]\nname = 'fcfs'\npreemption = 'fairest'", "fairest"),
+    ],
+)
+def test_preemption_is_fair_unless_the_order_is_vllms_own(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    assert read(tmp_path, text).scheduler.preempts == expected
+
+
 def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.toml"
     path.write_text('[scheduler]\nname = "drr"\nquantum = 100\n')

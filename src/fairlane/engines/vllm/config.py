@@ -3,7 +3,8 @@
     [scheduler]
     name = "vtc"            # any of `fairlane schedulers`; further keys are its options
     groups = false          # clients' names are paths: "acme/eng/alice"
-    preemption = "newest"   # whom vLLM preempts; "fairest": of the client that holds most memory
+    preemption = "fairest"  # whom vLLM preempts: of the client that holds most memory; "newest":
+                            # its own choice, and the default under fcfs
     adapter_patience = 4000 # how far others may get ahead of a client that waits for its LoRA
                             # adapter's turn, in cost units
 
@@ -35,6 +36,7 @@ from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError
 from fairlane.core.fair_queue import split_path
 from fairlane.core.policy import Policy
+from fairlane.core.preemption import PREEMPTIONS, default_preemption
 from fairlane.engines.vllm.access import TABLES as ACCESS_TABLES
 from fairlane.engines.vllm.access import Access
 from fairlane.policies.registry import get_policy
@@ -55,7 +57,7 @@ class SchedulerSection:
 
     name: str = "vtc"
     groups: bool = False
-    preemption: str = "newest"
+    preemption: str = ""
     adapter_patience: float = 4000.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,12 +74,17 @@ class SchedulerSection:
                 raise FairlaneError(f"unknown key {option!r}; known: {own}")
         if self.groups and "path_of" not in spec.options:
             raise FairlaneError(f"groups: {self.name} knows no groups; remove it")
-        if self.preemption not in ("newest", "fairest"):
+        if self.preempts not in PREEMPTIONS:
             raise FairlaneError(
                 f'preemption must be "newest" or "fairest", not {self.preemption!r}'
             )
         if not 0 <= self.adapter_patience < float("inf"):
             raise FairlaneError(f"adapter_patience must be at least 0, not {self.adapter_patience}")
+
+    @property
+    def preempts(self) -> str:
+        """One of PREEMPTIONS: as written, or else the scheduler's default."""
+        return self.preemption or default_preemption(self.name)
 
 
 @dataclass(frozen=True, slots=True)

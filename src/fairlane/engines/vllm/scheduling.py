@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
+from fairlane.core.preemption import held_memory
 from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request
 from fairlane.engines.vllm.books import Books
@@ -54,7 +55,8 @@ class FairHooks(Hooks):
         self._weights = dict(config.weights)
         patience = config.scheduler.adapter_patience
         self._queue = FairRequestQueue(self._books, self._arrive, partial(has_room, self), patience)
-        self._reorders = config.scheduler.preemption == "fairest"
+        self._path_of = split_path if config.scheduler.groups else None
+        self._reorders = config.scheduler.preempts == "fairest"
         self.take_over(self._queue)
 
     # -- events ------------------------------------------------------------------------------
@@ -63,8 +65,10 @@ class FairHooks(Hooks):
         """Put who holds most memory at the end of the list, where vLLM preempts first."""
         if self._reorders and under_memory_pressure(self):
             running: list[Any] = self.running  # type: ignore[attr-defined]
-            held = self._held(running)
-            running.sort(key=lambda r: held[self._books.client(r.request_id)])
+            client = {r.request_id: self._books.client(r.request_id) for r in running}
+            of_each = ((client[r.request_id], r.num_computed_tokens) for r in running)
+            held = held_memory(of_each, self._weights, self._path_of)
+            running.sort(key=lambda r: held[client[r.request_id]])
 
     def step_scheduled(self) -> None:
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
@@ -120,29 +124,6 @@ class FairHooks(Hooks):
                 request.max_tokens,
             )
         )
-
-    def _held(self, running: list[Any]) -> dict[str, tuple[float, ...]]:
-        """KV memory by client, per weight, that of its groups first; compared in turn.
-
-        A client's oldest request does not count, so that all can keep one, however long it is.
-        Counters of service would not do: output is charged as it comes, and so the client that
-        just filled the memory is behind, not ahead.
-        """
-        paths: dict[str, list[str]] = {}
-        held: dict[str, float] = {}
-        for request in running:
-            client = self._books.client(request.request_id)
-            if client not in paths:
-                names = split_path(client) if self._config.scheduler.groups else (client,)
-                paths[client] = ["/".join(names[: n + 1]) for n in range(len(names))]
-                continue
-            for path in paths[client]:
-                tokens = request.num_computed_tokens / self._weights.get(path, 1.0)
-                held[path] = held.get(path, 0.0) + tokens
-        return {
-            client: tuple(held.get(path, 0.0) for path in lineage)
-            for client, lineage in paths.items()
-        }
 
     def _bound(self, config: FairlaneConfig) -> float:
         """Theorem 4.4 for this engine's KV cache and context length."""

@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,7 @@ from fairlane.simulator.batching import Batch, BatchScheduler
 from fairlane.workloads.trace import TracedRequest
 
 BLOCK = 16
-
-
-@pytest.fixture(autouse=True)
-def default_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FAIRLANE_CONFIG", raising=False)
+WEIGHTS = {"b": 2.0}
 
 
 @dataclass(frozen=True)
@@ -78,12 +75,14 @@ def as_vllm(engine: Engine, arrivals: list[tuple[int, TracedRequest]], fair: boo
 
 
 def as_simulated(
-    engine: Engine, arrivals: list[tuple[int, TracedRequest]], policy: str
+    engine: Engine, arrivals: list[tuple[int, TracedRequest]], policy: str, preemption: str
 ) -> list[Step]:
     """The same of the simulator."""
+    fair = {"weights": WEIGHTS} if policy == "vtc" else {}
     scheduler = BatchScheduler(
-        [request for _, request in arrivals], create_policy(policy), max_seqs=engine.seqs,
+        [request for _, request in arrivals], create_policy(policy, **fair), max_seqs=engine.seqs,
         token_budget=engine.batch_tokens, blocks=engine.blocks - 1, block_size=BLOCK,
+        preemption=preemption, weights=WEIGHTS,
     )  # fmt: skip
     coming, under_way, steps = deque(arrivals), deque[Batch](), list[Step]()
     while coming or scheduler.running or scheduler.waiting:
@@ -109,16 +108,23 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("fair", [True, False], ids=["vtc", "stock"])
+@pytest.mark.parametrize("policy", ["vtc, fairest", "vtc, newest", "fcfs"])
 @pytest.mark.parametrize("run_ahead", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", ENGINES)
-def test_every_step_is_vllms(kind: str, run_ahead: bool, fair: bool) -> None:
+def test_every_step_is_vllms(
+    kind: str, run_ahead: bool, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _, preemption = policy.partition(", ")
+    config = tmp_path / "fairlane.toml"
+    config.write_text(f'[scheduler]\npreemption = "{preemption}"\n[weights]\nb = 2.0\n')
+    monkeypatch.setenv("FAIRLANE_CONFIG", str(config))
+    fair = name != "fcfs"
     engine = Engine(run_ahead=run_ahead, **ENGINES[kind])
     preempted = 0
     for seed in range(6):
         arrivals = workload(seed, count=60, longest=190)
         real = as_vllm(engine, arrivals, fair)
-        simulated = as_simulated(engine, arrivals, "vtc" if fair else "fcfs")
+        simulated = as_simulated(engine, arrivals, name, preemption or "newest")
         for number, (theirs, ours) in enumerate(zip(real, simulated, strict=False)):
             assert list(ours[0].items()) == list(theirs[0].items()), (seed, number)
             assert ours[1:] == theirs[1:], (seed, number)
