@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -110,34 +111,9 @@ def _row(row: dict[str, Any]) -> list[float]:
 
 
 def non_negative(features: Floats, target: Floats) -> Floats:
-    """Least squares with coefficients >= 0 (Lawson and Hanson's active sets)."""
+    """Least squares with coefficients >= 0."""
     scale = np.maximum(np.abs(features).max(axis=0), 1e-12)
-    a = features / scale
-    gram, right = a.T @ a, a.T @ target
-    found = np.zeros(a.shape[1])
-    free: set[int] = set()
-    for _ in range(3 * a.shape[1]):
-        slope = right - gram @ found
-        slope[list(free)] = -np.inf
-        best = int(np.argmax(slope))
-        if slope[best] <= 1e-9 * len(target):
-            break
-        free.add(best)
-        while True:
-            which = sorted(free)
-            trial = np.linalg.lstsq(gram[np.ix_(which, which)], right[which], rcond=None)[0]
-            if trial.min() > 0:
-                break
-            old = found[which]
-            ratios = [o / (o - t) for o, t in zip(old, trial, strict=True) if t <= 0 and o > 0]
-            found[which] = old + (min(ratios) if ratios else 0.0) * (trial - old)
-            for i in which:
-                if found[i] <= 1e-12:
-                    found[i] = 0.0
-                    free.discard(i)
-        found[:] = 0.0
-        found[sorted(free)] = trial
-    return np.asarray(found / scale)
+    return np.asarray(nnls(features / scale, target)[0] / scale)
 
 
 def robust(features: Floats, target: Floats) -> Floats:
