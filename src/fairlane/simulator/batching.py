@@ -151,6 +151,9 @@ class BatchScheduler:
 
     def _blocks_may_run_out(self) -> bool:
         """Whether a step may need more blocks than are free: one for each, more for prompts."""
+        most = len(self.running) + self._token_budget // self._block_size
+        if self.free_blocks >= most:
+            return False
         need = sum(
             1 + (live.prompt + live.delivered - live.computed) // self._block_size
             for live in self.running

@@ -75,9 +75,12 @@ def adapter(request: Any) -> int | None:
 def under_memory_pressure(scheduler: Any) -> bool:
     """Whether a step may need more blocks than are free: one for each, more for long prompts."""
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-    size = scheduler.block_size
-    need = sum(1 + (r.num_tokens - r.num_computed_tokens) // size for r in scheduler.running)
-    return bool(free < need * len(scheduler.kv_cache_config.kv_cache_groups))
+    free //= len(scheduler.kv_cache_config.kv_cache_groups)
+    running, size = scheduler.running, scheduler.block_size
+    if free >= len(running) + scheduler.max_num_scheduled_tokens // size:
+        return False  # nor can a step take more: known without looking at each
+    need = sum(1 + (r.num_tokens - r.num_computed_tokens) // size for r in running)
+    return bool(free < need)
 
 
 def has_room(scheduler: Any) -> bool:
