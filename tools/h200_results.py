@@ -465,6 +465,12 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _in_order(key: Key) -> Key:
+    """To sort by: numbers in names as numbers."""
+    suite, mode, turn = key
+    return suite, re.sub(r"\d+", lambda digits: digits[0].zfill(6), mode), turn
+
+
 def main() -> None:
     """Everything, from what is there."""
     parser = argparse.ArgumentParser(
@@ -490,7 +496,7 @@ def main() -> None:
         kept_of_steps = {name: before[name] for name in OF_STEPS if name in before}
         log = new.get(key, measured).log  # compact files have none
         by_key[key] = sums(measured) | kept_of_steps | _of_steps(log)
-    ordered = [by_key[key] for key in sorted(by_key)]
+    ordered = [by_key[key] for key in sorted(by_key, key=_in_order)]
     path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
     costs = [
         json.loads(line)
