@@ -51,7 +51,7 @@ NAME = re.compile(r"(.+?)(?:\.(\d+))?-((?:stock|fcfs|vtc|lcf|rpm).*)")
 LLAMA_13B = "overload-s4"
 Key = tuple[str, str, int]  # suite, mode, turn
 RUNNING_7B = 64
-POOL_7B = 230_032  # tokens, of the larger card; 64 requests never fill it
+POOL_7B = 230_032  # tokens of KV cache; 64 requests never fill it
 MODELS = {
     "llama7b": "Llama-2-7b, random weights, bfloat16",
     "llama13b": "Llama-2-13b, random weights, bfloat16",
@@ -426,8 +426,9 @@ def step_table(rows: list[dict[str, Any]]) -> str:
         beside = of_vtc.get((row["suite"], row["turn"]))
         if row["mode"] == "stock" and beside:
             fair = beside.get("decode_ms", {})
-            both = [(*of, *fair[n]) for n, of in row.get("decode_ms", {}).items() if n in fair]
-            pairs.setdefault(row["suite"], []).extend(both)
+            for n, of in row.get("decode_ms", {}).items():
+                if n in fair:
+                    pairs.setdefault(row["suite"], []).append((*of, *fair[n]))
     lines = [
         "| suite | decode step, ms under FCFS | under VTC, more | steps |",
         "|---|---:|---:|---:|",

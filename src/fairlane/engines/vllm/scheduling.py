@@ -65,10 +65,12 @@ class FairHooks(Hooks):
         """Put who holds most memory at the end of the list, where vLLM preempts first."""
         if self._reorders and under_memory_pressure(self):
             running: list[Any] = self.running  # type: ignore[attr-defined]
-            client = {r.request_id: self._books.client(r.request_id) for r in running}
-            of_each = ((client[r.request_id], r.num_computed_tokens) for r in running)
+            # a request that is about to be ended may be out of the books: it counts for nobody
+            known = [r for r in running if r.request_id in self._books]
+            client = {r.request_id: self._books.client(r.request_id) for r in known}
+            of_each = ((client[r.request_id], r.num_computed_tokens) for r in known)
             held = held_memory(of_each, self._weights, self._path_of)
-            running.sort(key=lambda r: held[client[r.request_id]])
+            running.sort(key=lambda r: held.get(client.get(r.request_id, ""), ()))
 
     def step_scheduled(self) -> None:
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
