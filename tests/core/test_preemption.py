@@ -2,7 +2,12 @@
 
 import pytest
 
-from fairlane.core.preemption import default_preemption, held_memory
+from fairlane.core.preemption import (
+    default_preemption,
+    held_memory,
+    may_run_out,
+    put_last_who_holds_most,
+)
 from fairlane.core.tree import split_path
 
 
@@ -21,6 +26,29 @@ def test_what_groups_hold_comes_before_what_their_members_hold() -> None:
     held = held_memory(running, {"y": 0.5}, split_path)
     assert held == {"x/1": (8.0, 4.0), "x/2": (8.0, 4.0), "y/1": (12.0, 6.0)}
     assert max(held, key=lambda client: held[client]) == "y/1"
+
+
+def test_the_newest_of_who_holds_most_comes_last_and_a_request_of_nobodys_first() -> None:
+    tokens = {"a1": 90, "b1": 10, "a2": 20, "b2": 30, "gone": 70, "b3": 1}
+    running = list(tokens)
+    put_last_who_holds_most(
+        running, lambda name: None if name == "gone" else name[0], tokens.__getitem__, {}
+    )
+    assert running == ["gone", "a1", "a2", "b1", "b2", "b3"]
+
+
+@pytest.mark.parametrize(
+    ("free", "missing", "expected"),
+    [
+        (5, [0, 0, 40], False),  # a block each, and two for 40 tokens: five
+        (4, [0, 0, 40], True),
+        (7, [0, 0, 160], False),  # twelve, but the budget of 64 tokens fills four beside three
+    ],
+)
+def test_memory_may_run_out_where_a_step_can_take_more(
+    free: int, missing: list[int], expected: bool
+) -> None:
+    assert may_run_out(free, len(missing), missing, budget=64, size=16) is expected
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("fcfs", "newest"), ("vtc", "fairest")])

@@ -146,9 +146,8 @@ def first_victim(preemption: str) -> list[int]:
 
 
 def test_preemption_takes_the_newest_or_from_who_holds_most() -> None:
-    assert first_victim("newest") == [
-        3
-    ]  # of four second blocks two are there; its first is a third
+    # each needs a second block: two are free, and the victim's own makes three
+    assert first_victim("newest") == [3]
     assert first_victim("fairest") == [2]
 
 

@@ -18,10 +18,11 @@ moment at which they are scheduled.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from fairlane.core.policy import Policy
-from fairlane.core.preemption import held_memory
+from fairlane.core.preemption import may_run_out, put_last_who_holds_most
 from fairlane.core.types import Outcome, Rejection, Request
 from fairlane.simulator.step_latency import StepSize
 from fairlane.workloads.trace import TracedRequest
@@ -122,7 +123,10 @@ class BatchScheduler:
         """Choose the next step, which may turn out empty."""
         batch = Batch()
         if self._reorders and self._blocks_may_run_out():
-            self._reorder()
+            put_last_who_holds_most(
+                self.running, lambda live: self._requests[live.position].client,
+                attrgetter("computed"), self._weights,
+            )  # fmt: skip
         budget = self._serve_running(batch, self._token_budget, now)
         if not batch.preempted:
             self._admit(batch, budget, now)
@@ -150,23 +154,10 @@ class BatchScheduler:
     # -- inside ------------------------------------------------------------------------------
 
     def _blocks_may_run_out(self) -> bool:
-        """Whether a step may need more blocks than are free: one for each, more for prompts."""
-        most = len(self.running) + self._token_budget // self._block_size
-        if self.free_blocks >= most:
-            return False
-        need = sum(
-            1 + (live.prompt + live.delivered - live.computed) // self._block_size
-            for live in self.running
+        missing = (live.prompt + live.delivered - live.computed for live in self.running)
+        return may_run_out(
+            self.free_blocks, len(self.running), missing, self._token_budget, self._block_size
         )
-        return self.free_blocks < need
-
-    def _reorder(self) -> None:
-        """Put who holds most memory at the end, where preemption takes first."""
-        client = {live.position: self._requests[live.position].client for live in self.running}
-        held = held_memory(
-            ((client[live.position], live.computed) for live in self.running), self._weights
-        )
-        self.running.sort(key=lambda live: held[client[live.position]])
 
     def _serve_running(self, batch: Batch, budget: int, now: float) -> int:
         """Give the running requests their tokens; what is left of the budget."""

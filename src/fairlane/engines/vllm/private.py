@@ -19,6 +19,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
 
+from fairlane.core.preemption import may_run_out
+
 __all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
 
 OLDEST, NEWEST = (0, 25, 1), (0, 33)
@@ -73,14 +75,13 @@ def adapter(request: Any) -> int | None:
 
 
 def under_memory_pressure(scheduler: Any) -> bool:
-    """Whether a step may need more blocks than are free: one for each, more for long prompts."""
+    """Whether a step may need more blocks than are free."""
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     free //= len(scheduler.kv_cache_config.kv_cache_groups)
-    running, size = scheduler.running, scheduler.block_size
-    if free >= len(running) + scheduler.max_num_scheduled_tokens // size:
-        return False  # nor can a step take more: known without looking at each
-    need = sum(1 + (r.num_tokens - r.num_computed_tokens) // size for r in running)
-    return bool(free < need)
+    running = scheduler.running
+    missing = (r.num_tokens - r.num_computed_tokens for r in running)
+    budget, size = scheduler.max_num_scheduled_tokens, scheduler.block_size
+    return may_run_out(free, len(running), missing, budget, size)
 
 
 def has_room(scheduler: Any) -> bool:

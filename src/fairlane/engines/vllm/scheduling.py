@@ -9,10 +9,11 @@ arrival. Policies are fairlane.policies, unchanged.
 import time
 from collections.abc import Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
-from fairlane.core.preemption import held_memory
+from fairlane.core.preemption import put_last_who_holds_most
 from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request
 from fairlane.engines.vllm.books import Books
@@ -65,12 +66,10 @@ class FairHooks(Hooks):
         """Put who holds most memory at the end of the list, where vLLM preempts first."""
         if self._reorders and under_memory_pressure(self):
             running: list[Any] = self.running  # type: ignore[attr-defined]
-            # a request that is about to be ended may be out of the books: it counts for nobody
-            known = [r for r in running if r.request_id in self._books]
-            client = {r.request_id: self._books.client(r.request_id) for r in known}
-            of_each = ((client[r.request_id], r.num_computed_tokens) for r in known)
-            held = held_memory(of_each, self._weights, self._path_of)
-            running.sort(key=lambda r: held.get(client.get(r.request_id, ""), ()))
+            put_last_who_holds_most(
+                running, self._client, attrgetter("num_computed_tokens"),
+                self._weights, self._path_of,
+            )  # fmt: skip
 
     def step_scheduled(self) -> None:
         """Admissions are settled while num_computed_tokens is what the prefix cache held."""
@@ -112,6 +111,11 @@ class FairHooks(Hooks):
             self._books.set_weights(weights)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _client(self, request: Any) -> str | None:
+        """Whose it is; nobody's if it is about to be ended, and out of the books."""
+        known = request.request_id in self._books
+        return self._books.client(request.request_id) if known else None
 
     def _arrive(self, request: Any) -> str | None:
         identity = self._config.identity
