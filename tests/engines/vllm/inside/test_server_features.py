@@ -98,7 +98,8 @@ def test_speculative_tokens_are_charged_once_when_they_are_delivered(
     after = speculation(server)
     drafted, accepted = (after[kind] - before[kind] for kind in ("draft", "accepted"))
     assert drafted > 50
-    assert accepted > 0.9 * drafted if right else drafted - accepted > 50
+    assert accepted > 0.9 * drafted if right else accepted < 0.1 * drafted
+    assert right or drafted - accepted > 50
     assert grown["output_tokens"] == 100
     assert grown["input_tokens"] == (3 if right else 400)
 
