@@ -18,11 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from tools.page import fill
+from tools.page import fill, table
 from tools.server_modes import relative_rates
 
 from fairlane import metrics
@@ -142,6 +142,7 @@ def _scaled(record: RequestRecord, k: float, digits: int | None = None) -> Reque
     )  # fmt: skip
 
 
+Sums = Mapping[str, Any]  # what `sums` says of a run, or a row of runs.jsonl
 Runs = Mapping[tuple[str, str], Sequence[Measured]]  # suite, mode: all turns
 
 
@@ -205,6 +206,8 @@ def sums(measured: Measured) -> dict[str, Any]:
         **{name: round(value, 4) for name, value in headline(run).items()},
         "difference_while_waiting": round(_difference(run), 1),
         "bound": measured.bound(),
+        "first_client_ttft": round(ordered[0].ttft.mean, 4),
+        "last_client_ttft": round(ordered[-1].ttft.mean, 4),
         "median_client_ttft": round(float(np.median([c.ttft.mean for c in clients])), 4),
         "clients": {
             c.client: {
@@ -359,57 +362,59 @@ def _ablation(runs: Runs) -> list[Drawing]:
 # -- tables -----------------------------------------------------------------------------------
 
 
-def suites_table(rows: list[dict[str, Any]]) -> str:
+def suites_table(rows: Sequence[Sums]) -> str:
     """One line for a suite and a scheduler; of several runs the medians."""
-    lines = [
-        "| suite | scheduler | runs | all served after (s) | tokens/s | TTFT, first client (s) | "
-        "last client (s) | difference while both wait | bound | scheduler, ms a step |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    columns = (
+        "suite", "scheduler", "runs", "all served after (s)", "tokens/s", "TTFT, first client (s)",
+        "last client (s)", "median client (s)", "difference while both wait, by clients",
+        "by the server", "bound", "turned away", "preempted", "scheduler, ms a step",
+    )  # fmt: skip
+    lines = []
     for (suite, mode), turns in _by_turns(rows).items():
-        first, last = (
-            f"{median(list(row['clients'].values())[i]['ttft_mean'] for row in turns):.2f}"
-            for i in (0, -1)
-        )
-        waits = "– | –" if suite == REAL else f"{first} | {last}"
-        bound = f"{turns[0]['bound']:,.0f}" if mode.startswith("vtc") else "–"
-        lines.append(
-            f"| {suite} | {label(mode)} | {len(turns)} | {_middle(turns, 'total_time'):.1f} | "
-            f"{_middle(turns, 'throughput'):,.0f} | {waits} | "
-            f"{_middle(turns, 'difference_while_waiting'):,.0f} | {bound} | "
-            f"{median(row['scheduler_ms']['scheduler_p50_ms'] for row in turns):.2f} |"
-        )
-    return "\n".join(lines)
+        waits = [
+            "–" if suite == REAL else f"{_middle(turns, which):.2f}"
+            for which in ("first_client_ttft", "last_client_ttft")
+        ]
+        lines.append([
+            suite, label(mode), str(len(turns)), f"{_middle(turns, 'total_time'):.1f}",
+            f"{_middle(turns, 'throughput'):,.0f}", *waits,
+            f"{_middle(turns, 'median_client_ttft'):.2f}",
+            f"{_middle(turns, 'difference_while_waiting'):,.0f}",
+            "–" if turns[0]["auditor"] is None else f"{_middle(turns, 'auditor'):,.0f}",
+            f"{turns[0]['bound']:,.0f}" if mode.startswith("vtc") else "–",
+            f"{_middle(turns, 'aborted'):,.0f}", f"{_middle(turns, 'preemptions'):,.0f}",
+            f"{_middle([row['scheduler_ms'] for row in turns], 'scheduler_p50_ms'):.2f}",
+        ])  # fmt: skip
+    return table(columns, lines, words=2)
 
 
-def spread_table(rows: list[dict[str, Any]]) -> str:
+def spread_table(rows: Sequence[Sums]) -> str:
     """What differs between runs of the same: least and most."""
+    shown = {
+        "total_time": ("all served after (s)", 1), "mean_first_token_latency": ("mean TTFT (s)", 2),
+        "median_client_ttft": ("median client's TTFT (s)", 2),
+        "difference_while_waiting": ("difference while both wait", 0),
+    }  # fmt: skip
+    columns = ("suite", "scheduler", "runs", *(title for title, _ in shown.values()))
     lines = [
-        "| suite | scheduler | runs | all served after (s) | mean TTFT (s) | median client's TTFT "
-        "(s) | difference while both wait |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for (suite, mode), turns in _by_turns(rows).items():
-        if len(turns) > 1:
-            cells = [
-                _range([row[name] for row in turns], digits)
-                for name, digits in (
-                    ("total_time", 1), ("mean_first_token_latency", 2),
-                    ("median_client_ttft", 2), ("difference_while_waiting", 0),
-                )
-            ]  # fmt: skip
-            lines.append(f"| {suite} | {label(mode)} | {len(turns)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        [
+            suite, label(mode), str(len(turns)),
+            *(_range([row[name] for row in turns], digits) for name, (_, digits) in shown.items()),
+        ]
+        for (suite, mode), turns in _by_turns(rows).items()
+        if len(turns) > 1
+    ]  # fmt: skip
+    return table(columns, lines, words=2)
 
 
-def _by_turns(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _by_turns(rows: Sequence[Sums]) -> dict[tuple[str, str], list[Sums]]:
+    found: dict[tuple[str, str], list[Sums]] = {}
     for row in rows:
         found.setdefault((row["suite"], row["mode"]), []).append(row)
     return found
 
 
-def _middle(rows: list[dict[str, Any]], name: str) -> float:
+def _middle(rows: Sequence[Sums], name: str) -> float:
     return float(median(row[name] for row in rows))
 
 
@@ -418,52 +423,67 @@ def _range(values: list[float], digits: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def step_table(rows: list[dict[str, Any]]) -> str:
-    """How much longer a decode step of as many requests takes under VTC than under stock."""
+def pairs_table(rows: Sequence[Sums]) -> str:
+    """VTC beside stock in the same turn: time for all, and of steps of as many requests."""
     of_vtc = {(row["suite"], row["turn"]): row for row in rows if row["mode"] == "vtc"}
-    pairs: dict[str, list[tuple[float, ...]]] = {}
+    pairs: dict[str, list[tuple[Sums, Sums]]] = {}
     for row in rows:
         beside = of_vtc.get((row["suite"], row["turn"]))
         if row["mode"] == "stock" and beside:
-            fair = beside.get("decode_ms", {})
-            for n, of in row.get("decode_ms", {}).items():
-                if n in fair:
-                    pairs.setdefault(row["suite"], []).append((*of, *fair[n]))
-    lines = [
-        "| suite | decode step, ms under FCFS | under VTC, more | steps |",
-        "|---|---:|---:|---:|",
+            pairs.setdefault(row["suite"], []).append((row, beside))
+    columns = (
+        "suite", "all served after, VTC/FCFS", "decode step, ms under FCFS", "under VTC, more",
+        "steps",
+    )  # fmt: skip
+    lines, every = [], []
+    for suite, found in pairs.items():
+        ratios = [fair["total_time"] / stock["total_time"] for stock, fair in found]
+        every += ratios
+        lines.append([suite, ", ".join(f"{ratio:.3f}" for ratio in ratios), *_steps(found)])
+    if every:
+        lines.append([f"mean of {len(every)} pairs", _mean(every, 3), "", "", ""])
+    return table(columns, lines)
+
+
+def _steps(pairs: Sequence[tuple[Sums, Sums]]) -> tuple[str, str, str]:
+    """Milliseconds of a decode step under stock, how many more under VTC, and steps compared."""
+    both = [
+        (ms, other, min(count, others))
+        for stock, fair in pairs
+        for requests, (ms, count) in stock.get("decode_ms", {}).items()
+        for other, others in [fair.get("decode_ms", {}).get(requests, (0.0, 0))]
     ]
-    for suite, both in pairs.items():
-        count = sum(min(a, b) for _, a, _, b in both)
-        usual = sum(min(a, b) * ms for ms, a, _, b in both) / count
-        more = sum(min(a, b) * (other - ms) for ms, a, other, b in both) / count
-        lines.append(f"| {suite} | {usual:.2f} | {more:+.3f} | {count:,} |")
-    return "\n".join(lines)
+    steps = sum(count for _, _, count in both)
+    if not steps:
+        return "–", "–", "–"
+    usual = sum(ms * count for ms, _, count in both) / steps
+    more = sum((other - ms) * count for ms, other, count in both) / steps
+    return f"{usual:.2f}", f"{more:+.3f}", f"{steps:,}"
 
 
-def cost_table(rows: list[dict[str, Any]]) -> str:
+def _mean(values: Sequence[float], digits: int) -> str:
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{fmean(values):.{digits}f} ± {error:.{digits}f}"
+
+
+def cost_table(rows: Sequence[Sums]) -> str:
     """Throughput and latency of every mode, relative to the mean of stock in the same round."""
-    lines = [
-        "| load | scheduler | output tokens/s | relative to stock, mean ± standard error | range | "
-        "TTFT p50, p99 (ms) | TPOT p50, p99 (ms) | schedule() + update (ms a step) |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for load, mode, found in relative_rates(rows, STOCK):
+    columns = (
+        "load", "scheduler", "output tokens/s", "relative to stock, mean ± standard error", "range",
+        "TTFT p50, p99 (ms)", "TPOT p50, p99 (ms)", "schedule() + update (ms a step)",
+    )  # fmt: skip
+    lines = []
+    for load, mode, ratios in relative_rates(rows, STOCK):
         here = [r for r in rows if (r["load"], r["mode"]) == (load, mode)]
-        ratios = np.array(found)
-        error = ratios.std(ddof=1) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
-
-        def middle(name: str, scale: float = 1.0, rows: Any = here) -> float:
-            return scale * float(np.median([r[name] for r in rows]))
-
-        spent = middle("schedule_ms") + middle("update_ms")
-        lines.append(
-            f"| {load} | {mode} | {middle('output_tokens_per_s'):,.0f} | "
-            f"{ratios.mean():.4f} ± {error:.4f} | {ratios.min():.3f}–{ratios.max():.3f} | "
-            f"{middle('ttft_p50_s', 1e3):.0f}, {middle('ttft_p99_s', 1e3):.0f} | "
-            f"{middle('tpot_p50_s', 1e3):.2f}, {middle('tpot_p99_s', 1e3):.2f} | {spent:.2f} |"
-        )
-    return "\n".join(lines)
+        ttft = (f"{1e3 * _middle(here, f'ttft_{p}_s'):.0f}" for p in ("p50", "p99"))
+        tpot = (f"{1e3 * _middle(here, f'tpot_{p}_s'):.2f}" for p in ("p50", "p99"))
+        spent = _middle(here, "schedule_ms") + _middle(here, "update_ms")
+        lines.append([
+            load, mode, f"{_middle(here, 'output_tokens_per_s'):,.0f}", _mean(ratios, 4),
+            f"{min(ratios):.3f}–{max(ratios):.3f}", ", ".join(ttft), ", ".join(tpot),
+            f"{spent:.2f}",
+        ])  # fmt: skip
+    return table(columns, lines, words=2)
 
 
 def _in_order(key: Key) -> Key:
@@ -514,7 +534,7 @@ def main() -> None:
     for key in sorted(all_runs):
         runs.setdefault(key[:2], []).append(all_runs[key])
     print("drawn:", *draw(runs, output))
-    parts = [suites_table(ordered), spread_table(ordered), step_table(ordered)]
+    parts = [suites_table(ordered), spread_table(ordered), pairs_table(ordered)]
     parts.append(cost_table(costs) if costs else "")
     tables = "\n\n".join(part for part in parts if part)
     print(tables)

@@ -4,6 +4,7 @@ Imports the standard library alone.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 
 
 def fill(page: str, name: str, text: str) -> str:
@@ -14,3 +15,13 @@ def fill(page: str, name: str, text: str) -> str:
     if not found:
         raise SystemExit(f"no place for {name} in the page")
     return page
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """A table in Markdown; the first `words` columns hold words, the others numbers."""
+    marks = "---|" * words + "---:|" * (len(columns) - words)
+    return "\n".join([_line(columns), f"|{marks}", *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"

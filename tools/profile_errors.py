@@ -1,18 +1,20 @@
 """How far the simulated vLLM server is off: the table under "H200" in docs/reproduction.md.
 
     python -m tools.profile_errors FOLDER... --trace real_trace.csv [--seeds 8] [--page]
+        [--leave-out REGEX] [--same-host]
 
 Each folder is one card's, as tools/server_modes.py fills it: SUITE-MODE.jsonl, its manifest and
 SUITE-MODE.steps.jsonl. Every run is simulated with its own requests and settings under several
 seeds; the median and the range are compared with what was measured. Three numbers are read off the
 measurement: how fast the card is beside the one that the profile was fitted on (from the steps of
 all its decodes), how fast the CPU launched steps with prompts in a run, and how much longer the
-first request of a run took. --page brings the page up to date; without it the table is printed.
+first request of a run took. --same-host leaves out the second. --page brings the page up to date;
+without it the table is printed.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from tools.fit_profile import between_decodes, read_logs
-from tools.page import fill
+from tools.fit_profile import Steps, between_decodes, read_logs
+from tools.page import fill, table
 
 from fairlane.core.policy import Policy
 from fairlane.experiments.bench import BenchSettings
@@ -37,6 +39,7 @@ from fairlane.workloads.trace import TracedRequest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reproduction.md"
 MARK = "h200"
+LOGS = "*.steps.jsonl"
 BLOCK = 16
 POOLS = {"35000": 2188 * BLOCK, "65000": 4063 * BLOCK}  # of the 13b
 RUNNING_7B = 64
@@ -127,50 +130,55 @@ class Row:
         return min(values) <= self.measured[metric] <= max(values)
 
 
-def cases(folder: Path, trace: str | None, seeds: int) -> list[Case]:
-    """All runs of a folder."""
+def cases(folder: Path, trace: str | None, seeds: int, same_host: bool) -> list[Case]:
+    """All runs of a folder, which are of one model."""
     found: list[Case] = []
-    slowness: dict[str, float] = {}
+    logs = {log.stem.removesuffix(".steps"): read_logs([log]) for log in folder.glob(LOGS)}
+    slowness = 0.0
+    hosts: list[float] = []
     for path in sorted(folder.glob("*.jsonl")):
         name = NAME.fullmatch(path.stem)
-        if name is None or (name[1] == "real" and trace is None):
+        if name is None or (name[1].partition(".")[0] == "real" and trace is None):
             continue
         size = "13b" if name[3] in POOLS else "7b"
         profile = get_profile(f"h200-llama-2-{size}")
         assert isinstance(profile, VllmProfile)
-        if size not in slowness:
-            slowness[size] = card(folder, profile)
-        latency = profile.latency.on_card(slowness[size])
-        latency = latency.on_host(host(path.with_suffix(".steps.jsonl"), latency))
+        if not slowness:
+            slowness = card(logs.values(), profile)
+            print(f"{folder}: decodes take {slowness:.3f} times as long as in {profile.name}")
+        latency = profile.latency.on_card(slowness)
+        if not same_host:
+            hosts.append(host(logs[path.stem], latency))
+            latency = latency.on_host(hosts[-1])
         profile = replace(profile, latency=latency)
         if size == "7b":
             profile = replace(profile, max_num_seqs=RUNNING_7B)
         memory = POOLS.get(name[3], profile.memory_tokens)
         found.append(Case(path, name[1], name[2], profile, memory, trace, seeds))
+    if hosts:
+        print(f"{folder}: launching steps takes {min(hosts):.2f} to {max(hosts):.2f} times as long")
     return found
 
 
-def card(folder: Path, profile: VllmProfile) -> float:
-    """How many times as long decodes take on this card as in the profile."""
-    steps = read_logs(sorted(folder.glob("*.steps.jsonl")))
-    turns, between = between_decodes(steps)
+def card(logs: Iterable[Steps], profile: VllmProfile) -> float:
+    """How many times as long decodes take on the card of these logs as in the profile."""
     gpu = profile.latency.gpu
-    ratios = [
-        turns[i] / 1e3 / gpu(StepSize(int(steps.decodes[i]), int(steps.context[i])))
-        for i in np.flatnonzero(between)
-    ]
-    slowness = float(np.median(ratios))
-    print(f"{folder}: decodes take {slowness:.3f} times as long as in {profile.name}")
-    return slowness
+    ratios = []
+    for steps in logs:
+        turns, between = between_decodes(steps)
+        ratios += [
+            turns[i] / 1e3 / gpu(StepSize(int(steps.decodes[i]), int(steps.context[i])))
+            for i in np.flatnonzero(between)
+        ]
+    return float(np.median(ratios))
 
 
-def host(log: Path, latency: StepLatency) -> float:
-    """How many times as long launching took in a run as in the profile.
+def host(steps: Steps, latency: StepLatency) -> float:
+    """How many times as long launching took in the run of a log as in the profile.
 
     The answer to a decode is taken in as soon as the step after it is launched, where the engine
     needs longer for that than the GPU for the decode.
     """
-    steps = read_logs([log])
     turns = np.diff(steps.u0, prepend=np.nan) / 1e3
     measured = expected = 0.0
     for i in np.flatnonzero((steps.kind == 0) & steps.follows & (turns < LONGEST_TURN_S)):
@@ -198,31 +206,26 @@ def compare(case: Case) -> Row:
     return Row(case.label, case.fitted(run.manifest), headline(run), simulated)
 
 
-def table(rows: Sequence[Row]) -> str:
+def tables(rows: Sequence[Row]) -> str:
     """Markdown: medians first, then run by run."""
     fitted = [row for row in rows if row.fitted]
     groups = {"runs": rows}
     if fitted:
         groups |= {"held-out runs": [row for row in rows if not row.fitted], "fitted runs": fitted}
-    columns = " | ".join(f"{len(some)} {name}" for name, some in groups.items())
-    lines = [
-        f"| median error | {columns} | measured within the simulated range |",
-        f"|---|{'---:|' * len(groups)}---:|",
-    ]
+    medians, runs = [], []
     for metric, title in SHOWN.items():
-        medians = " | ".join(
-            f"{median(abs(row.error(metric)) for row in some):.2%}" for some in groups.values()
-        )
+        errors = [median(abs(row.error(metric)) for row in some) for some in groups.values()]
         inside = sum(row.inside(metric) for row in rows)
-        lines.append(f"| {title} | {medians} | {inside} of {len(rows)} |")
-    lines += ["", f"| run | {' | '.join(SHOWN.values())} |", f"|---|{'---:|' * len(SHOWN)}"]
+        medians.append([title, *(f"{e:.2%}" for e in errors), f"{inside} of {len(rows)}"])
     for row in sorted(rows, key=lambda row: row.label):
         cells = [
             f"{_number(row.measured[m])}, {_number(median(row.simulated[m]))} ({row.error(m):+.1%})"
             for m in SHOWN
         ]
-        lines.append(f"| `{row.label}`{' *' * row.fitted} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        runs.append([f"`{row.label}`{' *' * row.fitted}", *cells])
+    counted = [f"{len(some)} {name}" for name, some in groups.items()]
+    columns = ["median error", *counted, "measured within the simulated range"]
+    return f"{table(columns, medians)}\n\n{table(['run', *SHOWN.values()], runs)}"
 
 
 def _number(value: float) -> str:
@@ -237,15 +240,19 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--trace", help="the real trace, as CSV")
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--leave-out", metavar="REGEX", help="runs whose names it is found in")
+    parser.add_argument("--same-host", action="store_true", help="launching as in the profile")
     parser.add_argument("--page", action="store_true")
     arguments = parser.parse_args()
+    left_out = re.compile(arguments.leave_out or "(?!)")
     todo = [
         case
         for folder in arguments.folders
-        for case in cases(folder, arguments.trace, arguments.seeds)
+        for case in cases(folder, arguments.trace, arguments.seeds, arguments.same_host)
+        if not left_out.search(case.label)
     ]
     with ProcessPoolExecutor(2) as pool:
-        text = table(list(pool.map(compare, todo)))
+        text = tables(list(pool.map(compare, todo)))
     print(text)
     if arguments.page:
         PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), MARK, text), encoding="utf-8")

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.page import fill
+from tools.page import fill, table
 
 from fairlane.experiments.compare import Comparison, Row, compare, error_medians
 from fairlane.experiments.reproduce import reproduce
@@ -38,12 +38,12 @@ def main() -> None:
     comparison = compare(measured)
     reproduce(measured=measured, trace=trace, output=OUTPUT)
     page = PAGE.read_text()
-    for name, table in {
+    for name, text in {
         "errors": error_table(comparison),
         "files": file_table(comparison),
         "table2": table2(OUTPUT / "table2.csv"),
     }.items():
-        page = fill(page, name, table)
+        page = fill(page, name, text)
     for figure in FIGURES:
         shutil.copy(OUTPUT / f"{figure}.png", PAGE.parent / "images" / f"{figure}.png")
     PAGE.write_text(page)
@@ -51,25 +51,23 @@ def main() -> None:
 
 def error_table(comparison: Comparison) -> str:
     """The median error of every metric."""
-    lines = [
-        "| metric | all files | held-out files | measured within the simulated range |",
-        "|---|---:|---:|---:|",
-    ]
+    columns = ("metric", "all files", "held-out files", "measured within the simulated range")
+    rows = []
     for one in error_medians(comparison):
-        cells = (f"{one.all_files:.2%}", f"{one.held_out:.2%}", f"{one.in_range} of {one.files}")
-        lines.append(f"| {_words(one.metric)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        within = f"{one.in_range} of {one.files}"
+        rows.append((_words(one.metric), f"{one.all_files:.2%}", f"{one.held_out:.2%}", within))
+    return table(columns, rows)
 
 
 def file_table(comparison: Comparison) -> str:
     """The error of the main metrics for every file; a star where a profile was fitted to it."""
-    rows = {(row.file, row.metric): row for row in comparison.rows}
-    lines = [f"| file | {' | '.join(map(_words, SHOWN))} |", f"|---|{'---:|' * len(SHOWN)}"]
+    found = {(row.file, row.metric): row for row in comparison.rows}
+    rows = []
     for experiment in comparison.experiments:
         name = experiment.file.replace("all_results_", "").removesuffix(".jsonl")
-        cells = [_error(rows[experiment.file, metric]) for metric in SHOWN]
-        lines.append(f"| `{name}`{' *' * experiment.fitted} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [_error(found[experiment.file, metric]) for metric in SHOWN]
+        rows.append([f"`{name}`{' *' * experiment.fitted}", *cells])
+    return table(["file", *map(_words, SHOWN)], rows)
 
 
 def table2(path: Path) -> str:
@@ -79,15 +77,12 @@ def table2(path: Path) -> str:
         for row in csv.DictReader(file):
             median, low, high = (f"{float(row[name]):,.0f}" for name in ("median", "low", "high"))
             simulated.setdefault(row["series"], []).append(f"{median} [{low}, {high}]")
-    lines = [
-        "| scheduler | | max | average | variance | tokens/s |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for scheduler, numbers in PAPER.items():
-        paper = " | ".join(f"{number:,.0f}" for number in numbers)
-        lines.append(f"| {scheduler} | paper | {paper} |")
-        lines.append(f"| | simulated | {' | '.join(simulated[scheduler])} |")
-    return "\n".join(lines)
+        rows.append([scheduler, "paper", *(f"{number:,.0f}" for number in numbers)])
+        rows.append(["", "simulated", *simulated[scheduler]])
+    columns = ("scheduler", "", "max", "average", "variance", "tokens/s")
+    return table(columns, rows, words=2)
 
 
 def _error(row: Row) -> str:

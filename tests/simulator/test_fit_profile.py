@@ -86,7 +86,7 @@ def test_a_fit_finds_what_a_log_was_made_with(logs: list[Path], tmp_path: Path) 
 @pytest.mark.parametrize("slowness", [0.75, 1.0, 1.3])
 def test_how_fast_a_host_launches_is_read_off_a_log(slowness: float, tmp_path: Path) -> None:
     path = log("overload", 10, tmp_path / "a.steps.jsonl", TRUE.latency.on_host(slowness))
-    assert host(path, TRUE.latency) == pytest.approx(slowness, rel=0.05)
+    assert host(read_logs([path]), TRUE.latency) == pytest.approx(slowness, rel=0.05)
 
 
 def test_a_profile_without_the_lines_is_left_alone(logs: list[Path], tmp_path: Path) -> None:
