@@ -6,6 +6,8 @@ A small Llama with random weights that matter (not those of `--load-format dummy
 to nothing) answers prompts of five lengths. At every position of the answers the token that vLLM
 chose is held against transformers' most likely one, and vLLM's log-probabilities of its five best
 tokens against transformers'. The yardstick is transformers' own bfloat16, on the same device.
+
+Needs what vLLM itself brings, torch and transformers, and nothing of Fairlane.
 """
 
 import argparse
