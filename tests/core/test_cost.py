@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.core.errors import FairlaneError
 
 COSTS: list[Cost] = [LinearCost(), LinearCost(0.1, 0.3, 0.01), QuadraticCost()]
 
@@ -56,5 +57,14 @@ def test_charges_are_the_same_to_the_last_bit_however_tokens_are_grouped(
 @pytest.mark.parametrize("price", [-1.0, 2.0**20, float("nan"), float("inf")])
 @pytest.mark.parametrize("which", ["input_price", "output_price", "cached_price"])
 def test_a_price_that_cannot_be_summed_exactly_is_refused(which: str, price: float) -> None:
-    with pytest.raises(ValueError, match="token price"):
+    with pytest.raises(FairlaneError, match=f"{which} must be greater than or equal to 0"):
         LinearCost(**{which: price})
+
+
+@pytest.mark.parametrize("price", [-1.0, 2.0**20, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "which", ["prompt", "output_linear", "cross", "output_square", "constant", "cached_price"]
+)
+def test_so_is_one_of_a_quadratic_cost(which: str, price: float) -> None:
+    with pytest.raises(FairlaneError, match=f"{which} must be greater than or equal to 0"):
+        QuadraticCost(**{which: price})

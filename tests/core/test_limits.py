@@ -53,7 +53,7 @@ def test_a_client_that_waits_as_long_as_told_is_let_in(arrival: float) -> None:
 
 
 def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="rate_limit must be at least 1"):
+    with pytest.raises(ValueError, match="rate_limit must be greater than or equal to 1"):
         RequestRate(0)
 
 

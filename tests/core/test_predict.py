@@ -43,9 +43,9 @@ def test_a_blurred_oracle_is_uniform_between_the_papers_limits() -> None:
 def test_a_blur_needs_randomness_and_a_sensible_spread() -> None:
     with pytest.raises(ValueError, match="source of randomness"):
         Oracle(lambda request: 1, spread=0.5)
-    with pytest.raises(ValueError, match=r"0\.\.1"):
+    with pytest.raises(ValueError, match="predict_range must be"):
         Oracle(lambda request: 1, spread=1.5, uniform=random.uniform)
-    with pytest.raises(ValueError, match="window and max_clients"):
+    with pytest.raises(ValueError, match="window must be greater than or equal to 1"):
         MovingAverage(0)
 
 

@@ -76,7 +76,7 @@ def test_lpm_starves_whoever_is_not_cached() -> None:
 
 @pytest.mark.parametrize("quantum", [0.0, -1.0, float("nan")])
 def test_a_quantum_must_be_positive(quantum: float) -> None:
-    with pytest.raises(FairlaneError, match="quantum must be positive"):
+    with pytest.raises(FairlaneError, match="quantum must be"):
         dlpm(quantum=quantum)
 
 

@@ -7,10 +7,14 @@ into reports: the sums are the same to the last bit. For that every price is a m
 2**-20, which double precision adds exactly up to 8 * 10**9.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Annotated, Protocol
+
+from fairlane.core.options import Range
 
 _GRAIN = 2.0**20
+_PRICES = Range(ge=0, lt=2.0**20)
+Price = Annotated[float, _PRICES]
 
 
 def exact(price: float) -> float:
@@ -32,6 +36,15 @@ class Cost(Protocol):
         """h(n_p, stop) - h(n_p, start); lengths may be fractional when they are predicted."""
 
 
+def _checked_prices(cost: "LinearCost | QuadraticCost") -> dict[str, float]:
+    """The prices that are set, by name. Raises FairlaneError for one that is out of range."""
+    found = {price.name: getattr(cost, price.name) for price in fields(cost)}
+    prices = {name: price for name, price in found.items() if price is not None}
+    for name, price in prices.items():
+        _PRICES.check(name, price)
+    return prices
+
+
 @dataclass(frozen=True, slots=True)
 class LinearCost:
     """w_p * n_p + w_q * n_q, the paper's weighted token count (defaults 1 and 2).
@@ -40,17 +53,12 @@ class LinearCost:
     rounded to multiples of 2**-20.
     """
 
-    input_price: float = 1.0
-    output_price: float = 2.0
-    cached_price: float | None = None
+    input_price: Price = 1.0
+    output_price: Price = 2.0
+    cached_price: Price | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_price", "output_price", "cached_price"):
-            price = getattr(self, name)
-            if price is None:
-                continue
-            if not 0 <= price < 2.0**20:
-                raise ValueError(f"a token price must be at least 0 and below 2**20, not {price}")
+        for name, price in _checked_prices(self).items():
             object.__setattr__(self, name, exact(price))
 
     @property
@@ -83,12 +91,15 @@ class QuadraticCost:
     `cached_price`, a price per cached token in place of `a`, says otherwise.
     """
 
-    prompt: float = 0.21001891
-    output_linear: float = 0.10075395
-    cross: float = 0.0039868
-    output_square: float = 0.00324733
-    constant: float = 1.14601454
-    cached_price: float | None = None
+    prompt: Price = 0.21001891
+    output_linear: Price = 0.10075395
+    cross: Price = 0.0039868
+    output_square: Price = 0.00324733
+    constant: Price = 1.14601454
+    cached_price: Price | None = None
+
+    def __post_init__(self) -> None:
+        _checked_prices(self)
 
     @property
     def per_output_token(self) -> None:

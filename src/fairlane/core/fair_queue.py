@@ -24,12 +24,13 @@ keep one counter each.
 """
 
 from collections.abc import Iterable, Mapping
+from math import inf, isinf
 from typing import TypedDict
 
 from fairlane.core.cost import Cost, LinearCost
-from fairlane.core.counters import Lift, Node, lift_to_least_or_last
-from fairlane.core.errors import FairlaneError
+from fairlane.core.counters import Lift, Node, lift_to_least_or_last, no_lift
 from fairlane.core.limits import Gate
+from fairlane.core.options import AT_LEAST_ONE, NOT_NEGATIVE, Count, NotNegative, Weight
 from fairlane.core.policy import Policy, RepeatsCharges, Ticket
 from fairlane.core.predict import Predictor
 from fairlane.core.saved import Saved
@@ -42,13 +43,13 @@ class FairOptions(TypedDict, total=False):
     """The options of every policy that is a FairQueue; see there."""
 
     cost: Cost | None
-    weights: Mapping[str, float] | None
+    weights: Mapping[str, Weight] | None
     path_of: PathOf | None
     gates: Iterable[Gate]
-    max_running: int | None
-    max_running_tokens: int | None
-    max_advance: float | None
-    max_idle: int
+    max_running: Count | None
+    max_running_tokens: Count | None
+    max_advance: NotNegative | None
+    max_idle: Count
 
 
 class Charged(Ticket):
@@ -118,17 +119,17 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             ("max_running_tokens", max_running_tokens),
             ("max_idle", max_idle),
         ):
-            if limit is not None and limit < 1:
-                raise FairlaneError(f"{name} must be at least 1, not {limit}")
-        if max_advance is not None and not max_advance >= 0:
-            raise FairlaneError(f"max_advance must be at least 0, not {max_advance}")
+            if limit is not None:
+                AT_LEAST_ONE.check(name, limit)
+        if max_advance is not None:
+            NOT_NEGATIVE.check("max_advance", max_advance)
         self._cost: Cost = LinearCost() if cost is None else cost
         self._lift = lift
         self._predictor = predictor
         self._max_running = max_running
         self._max_running_tokens = max_running_tokens
         self._limited = not (max_running is None and max_running_tokens is None)
-        self._max_advance = float("inf") if max_advance is None else max_advance
+        self._max_advance = inf if max_advance is None else max_advance
         self._tree = ClientTree(path_of, weights, max_idle)
         # Rounds are counted (counters.py) where every output token costs the same and is charged
         # when it is delivered, and nobody asks for each request's length in between.
@@ -381,6 +382,20 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         return prepaid
 
     # -- state -------------------------------------------------------------------------------
+
+    @property
+    def shares(self) -> bool:
+        """Whether it lifts: without, whoever comes back from idleness is served alone."""
+        return self._lift is not no_lift
+
+    @property
+    def slack(self) -> float | None:
+        """What predictions may add to the bound; without a limit on them nothing is guaranteed."""
+        if not self.shares:
+            return None
+        if self._predictor is None:
+            return 0.0
+        return None if isinf(self._max_advance) else 4 * self._max_advance
 
     def standing(self, client: str) -> tuple[float, ...]:
         """Counters from the top-level group down to the client."""

@@ -8,6 +8,7 @@ matters. Time is handed in.
 from collections import deque
 from typing import Protocol
 
+from fairlane.core.options import ABOVE_ZERO, AT_LEAST_ONE
 from fairlane.core.types import Rejection, Request
 
 _PAST_THE_EDGE_S = 0.001  # an arrival exactly one window old still counts
@@ -38,8 +39,8 @@ class RequestRate:
     """
 
     def __init__(self, limit: int, window_s: float = 60.0) -> None:
-        if limit < 1:
-            raise ValueError(f"rate_limit must be at least 1 request per minute, not {limit}")
+        AT_LEAST_ONE.check("rate_limit", limit)
+        ABOVE_ZERO.check("window_s", window_s)
         self._limit = limit
         self._window_s = window_s
         self._accepted: deque[tuple[float, str]] = deque()  # of all clients, oldest first
@@ -79,8 +80,7 @@ class QueueLimit:
     """At most `limit` waiting requests per client; what is put back is never turned away."""
 
     def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f"a limit of waiting requests must be at least 1, not {limit}")
+        AT_LEAST_ONE.check("a limit of waiting requests", limit)
         self._limit = limit
         self._waiting: dict[str, int] = {}
 

@@ -188,6 +188,37 @@ class Policy(ABC, Generic[T]):
         """
         return ()
 
+    def set_weight(self, name: str, weight: float) -> None:
+        """From now on, service counts for a client or group by this weight.
+
+        What was delivered stays as it was charged. Raises FairlaneError for a weight out of range,
+        and from a policy that has no weights.
+        """
+        raise FairlaneError(f"{type(self).__name__} serves everyone by the same rule: no weights")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights change what clients get."""
+        return type(self).set_weight is not Policy.set_weight
+
+    @property
+    def has_counters(self) -> bool:
+        """Whether clients can be compared by `standing`."""
+        return type(self).standing is not Policy.standing
+
+    @property
+    def shares(self) -> bool:
+        """Whether clients that wait are served in proportion to their weights."""
+        return False
+
+    @property
+    def slack(self) -> float | None:
+        """How much further than VTC's bound two clients that wait may be apart, per weight.
+
+        None where nothing is guaranteed.
+        """
+        return None
+
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every event from now on; for a policy without live requests."""
         self._watchers.append(watcher)

@@ -7,6 +7,7 @@ advance. It learns from finished requests only through `observe`.
 from collections.abc import Callable
 from typing import Protocol
 
+from fairlane.core.options import AT_LEAST_ONE, FRACTION
 from fairlane.core.types import Request
 
 
@@ -33,8 +34,8 @@ class MovingAverage:
     """
 
     def __init__(self, window: int = 5, max_clients: int = 1_000_000) -> None:
-        if window < 1 or max_clients < 1:
-            raise ValueError(f"window and max_clients must be at least 1: {window}, {max_clients}")
+        AT_LEAST_ONE.check("window", window)
+        AT_LEAST_ONE.check("max_clients", max_clients)
         self._window = window
         self._max_clients = max_clients
         self._young: dict[str, float] = {}
@@ -72,8 +73,7 @@ class Oracle:
         spread: float = 0.0,
         uniform: Callable[[float, float], float] | None = None,
     ) -> None:
-        if not 0 <= spread <= 1:
-            raise ValueError(f"predict_range must lie in 0..1, not {spread}")
+        FRACTION.check("predict_range", spread)
         if spread and uniform is None:
             raise ValueError("a blurred oracle needs a source of randomness")
         self._true_length = true_length

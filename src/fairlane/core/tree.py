@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from fairlane.core.counters import Level, Node, Rounds
 from fairlane.core.errors import FairlaneError
+from fairlane.core.options import checked_weights
 from fairlane.core.saved import Saved, load_level, save_level
 
 PathOf = Callable[[str], tuple[str, ...]]
@@ -28,7 +29,7 @@ class ClientTree:
         self.rounds = Rounds()
         self.root = Level(self.rounds)
         self._path_of = path_of
-        self._weights = {path: _positive(path, w) for path, w in (weights or {}).items()}
+        self._weights = checked_weights(weights)
         self._max_idle = max_idle
         self._young = 0  # idle clients and groups since some were last forgotten
 
@@ -70,7 +71,7 @@ class ClientTree:
 
     def set_weight(self, path: str, weight: float) -> list[Node]:
         """A client or group has a new weight; who of these two has requests and must learn it."""
-        self._weights[path] = _positive(path, weight)
+        self._weights |= checked_weights({path: weight})
         *groups, leaf = [path] if self._path_of is None else path.split("/")
         level = self._level(groups)
         if level is None:
@@ -118,9 +119,3 @@ def lineage(node: Node) -> Iterator[Node]:
     while step is not None:
         yield step
         step = step.parent
-
-
-def _positive(path: str, weight: float) -> float:
-    if not 0 < weight < float("inf"):
-        raise FairlaneError(f"the weight of {path!r} must be positive, not {weight}")
-    return weight

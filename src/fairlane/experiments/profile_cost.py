@@ -3,7 +3,8 @@
 h(x, y) = prompt x + output_linear y + cross x y + output_square y^2 + constant for x input and y
 output tokens, in milliseconds of the server per request. The first and the last term are the
 prefill's, the others the decode's, so that prefills, decodes and whole requests that were timed
-apart all serve one least-squares fit.
+apart all serve one least-squares fit. No term is below 0, since nobody is paid for being served: a
+term that noise makes negative is left out.
 """
 
 import csv
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairlane.core.cost import QuadraticCost
 from fairlane.core.errors import FairlaneError
@@ -26,6 +28,7 @@ PHASES = ("prefill", "decode", "request")
 COLUMNS = ("phase", "prompt_len", "output_len", "seconds")
 COEFFICIENTS = ("prompt", "output_linear", "cross", "output_square", "constant")
 
+Numbers = NDArray[np.float64]
 GRID = (16, 32, 64, 128, 256, 384, 512, 768, 1024)  # lengths that a profile is sampled at
 
 
@@ -73,14 +76,14 @@ def fit_cost(timings: Sequence[Timing]) -> CostFit:
     ms = np.array([1e3 * timing.seconds / timing.batch for timing in timings])
     scale = np.abs(features).max(axis=0, initial=0.0)  # lengths squared are large; keep rank
     scale[scale == 0] = 1.0
-    solution, _, rank, _ = np.linalg.lstsq(features / scale, ms, rcond=None)
-    if rank < len(COEFFICIENTS):
+    if np.linalg.matrix_rank(features / scale) < len(COEFFICIENTS):
         raise TimingError(
             f"{len(timings)} times do not determine the cost: time prefills of at least two "
             "prompt lengths, and decodes of several output lengths at two prompt lengths"
         )
-    values = dict(zip(COEFFICIENTS, (solution / scale).tolist(), strict=True))
-    residual = ms - features @ (solution / scale)
+    solution = _without_negative_terms(features / scale, ms) / scale
+    values = dict(zip(COEFFICIENTS, solution.tolist(), strict=True))
+    residual = ms - features @ solution
     spread = float(((ms - ms.mean()) ** 2).sum())
     return CostFit(
         cost=QuadraticCost(**values),
@@ -89,6 +92,19 @@ def fit_cost(timings: Sequence[Timing]) -> CostFit:
         worst_ms=float(np.abs(residual).max()),
         r_squared=1.0 - float((residual**2).sum()) / spread if spread else 1.0,
     )
+
+
+def _without_negative_terms(features: Numbers, ms: Numbers) -> Numbers:
+    """The least-squares solution, and of the terms that are left as long as one is below 0."""
+    left = list(range(features.shape[1]))
+    solution = np.zeros(features.shape[1])
+    while left:
+        found = np.linalg.lstsq(features[:, left], ms, rcond=None)[0]
+        if found.min() >= 0:
+            solution[left] = found
+            break
+        left.pop(int(found.argmin()))
+    return solution
 
 
 def _features(timing: Timing) -> tuple[float, ...]:

@@ -16,9 +16,11 @@ Cost: peek is O(clients that may be served + compared requests).
 from collections.abc import Callable, Iterator, Mapping
 from heapq import merge
 from itertools import islice
+from math import inf, isinf
 
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.errors import FairlaneError
+from fairlane.core.options import Positive, Weight, checked_weights
 from fairlane.core.policy import ClientQueue, Policy, Ticket
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
@@ -72,7 +74,7 @@ class LongestPrefixMatch(Policy[Payer]):
             raise FairlaneError(f"quantum must be positive, not {quantum}")
         self._cached_tokens = cached_tokens
         self._quantum = quantum
-        self._weights = dict(weights or {})
+        self._weights = checked_weights(weights)
         self._cost: Cost = LinearCost(cached_price=0.0) if cost is None else cost
         self._purses: dict[str, Purse] = {}  # of clients with live requests or a debt
         self._arrivals = 0
@@ -152,6 +154,32 @@ class LongestPrefixMatch(Policy[Payer]):
         if not purse.live and purse.balance >= 0:  # an unused balance is not saved
             del self._purses[ticket.request.client]
 
+    def set_weight(self, name: str, weight: float) -> None:
+        """From the next payment on, a client is paid by this weight."""
+        if not self.has_weights:
+            return super().set_weight(name, weight)
+        self._weights |= checked_weights({name: weight})
+        purse = self._purses.get(name)
+        if purse is not None:
+            purse.weight = weight
+        for watcher in self._watchers:
+            watcher.set_weight(name, weight)
+
+    @property
+    def has_weights(self) -> bool:
+        """Payments are by weight, but for an endless quantum."""
+        return not isinf(self._quantum)
+
+    @property
+    def shares(self) -> bool:
+        """As `has_weights`."""
+        return self.has_weights
+
+    @property
+    def slack(self) -> float | None:
+        """2 Q, see Bounds."""
+        return 2 * self._quantum if self.shares else None
+
     def standing(self, client: str) -> tuple[float, ...]:
         """How many payments the client waits for."""
         return (float(self._payments(self._purses[client])),)
@@ -164,8 +192,8 @@ class LongestPrefixMatch(Policy[Payer]):
 def dlpm(
     *,
     cached_tokens: Callable[[Request], int] | None = None,
-    quantum: float = 4000.0,
-    weights: Mapping[str, float] | None = None,
+    quantum: Positive = 4000.0,
+    weights: Mapping[str, Weight] | None = None,
     cost: Cost | None = None,
 ) -> LongestPrefixMatch:
     """Deficit longest prefix match."""
@@ -176,4 +204,4 @@ def dlpm(
 
 def lpm(*, cached_tokens: Callable[[Request], int] | None = None) -> LongestPrefixMatch:
     """Longest prefix first, for comparison: best for the cache, fair to nobody."""
-    return LongestPrefixMatch(cached_tokens=cached_tokens, quantum=float("inf"))
+    return LongestPrefixMatch(cached_tokens=cached_tokens, quantum=inf)

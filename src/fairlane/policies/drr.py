@@ -4,8 +4,8 @@ Source: Shreedhar and Varghese, "Efficient Fair Queuing using Deficit Round Robi
 adapted as in the paper's section 4.5 and its artifact. Idea: clients take turns; a client in debt
 is paid a quantum when its turn comes and may be served while its balance is positive. Since
 output tokens are charged after the fact, balances become negative and are paid off in later
-turns. Bounds: of the order of VTC's plus a quantum. Work-conserving: when every balance is
-negative, the turns needed are skipped at once.
+turns. Bounds: VTC's and three quanta (tools/guarantees.py searches for worse). Work-conserving:
+when every balance is negative, the turns needed are skipped at once.
 Cost: peek walks the ring until it finds a client that this round will serve.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 
 from fairlane.core.cost import Cost, LinearCost
+from fairlane.core.options import ABOVE_ZERO, Positive, Weight, checked_weights
 from fairlane.core.policy import ClientQueue, Policy, Ticket
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
@@ -53,10 +54,9 @@ class DeficitRoundRobin(Policy[Drawn]):
         cost: Cost | None = None,
     ) -> None:
         super().__init__()
-        if not quantum > 0:
-            raise ValueError(f"quantum must be positive, not {quantum}")
+        ABOVE_ZERO.check("quantum", quantum)
         self._quantum = quantum
-        self._weights = dict(weights or {})
+        self._weights = checked_weights(weights)
         self._cost: Cost = LinearCost() if cost is None else cost
         self._ring: OrderedDict[str, Turn] = OrderedDict()
 
@@ -147,6 +147,25 @@ class DeficitRoundRobin(Policy[Drawn]):
         if before > 0 >= turn.balance:  # its turn is over
             self._ring.move_to_end(ticket.request.client)
 
+    def set_weight(self, name: str, weight: float) -> None:
+        """From its next turn on, a client is paid by this weight."""
+        self._weights |= checked_weights({name: weight})
+        turn = self._ring.get(name)
+        if turn is not None:
+            turn.weight = weight
+        for watcher in self._watchers:
+            watcher.set_weight(name, weight)
+
+    @property
+    def shares(self) -> bool:
+        """Quanta are by weight."""
+        return True
+
+    @property
+    def slack(self) -> float:
+        """Three quanta: what a client may be paid ahead, what it may have left, and one turn."""
+        return 3 * self._quantum
+
     def standing(self, client: str) -> tuple[float, ...]:
         """The client's debt."""
         return (-self._ring[client].balance,)
@@ -158,8 +177,8 @@ class DeficitRoundRobin(Policy[Drawn]):
 
 def drr(
     *,
-    quantum: float = 500.0,
-    weights: Mapping[str, float] | None = None,
+    quantum: Positive = 500.0,
+    weights: Mapping[str, Weight] | None = None,
     cost: Cost | None = None,
 ) -> DeficitRoundRobin:
     """Deficit round robin with debts."""

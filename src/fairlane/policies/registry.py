@@ -1,16 +1,16 @@
 """Policies by name: what there is, what each takes, and how outsiders add theirs.
 
-A policy is a factory with keyword-only options; its signature says which options it accepts, the
-keys of an unpacked TypedDict included. An outside package adds one by an entry point in the group
-"fairlane.policies" whose object is a PolicySpec.
+A policy is a factory with keyword-only options; its signature says which options it accepts, of
+which types and within which ranges (core/options.py), the keys of an unpacked TypedDict included.
+An outside package adds one by an entry point in the group "fairlane.policies" whose object is a
+PolicySpec.
 """
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, get_args
+from typing import Any
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.policy import Policy
@@ -21,6 +21,7 @@ from fairlane.policies.lcf import lcf
 from fairlane.policies.round_robin import round_robin
 from fairlane.policies.rpm import rpm
 from fairlane.policies.vtc import vtc, vtc_oracle, vtc_predict
+from fairlane.validation import checked, options_of
 
 ENTRY_POINT_GROUP = "fairlane.policies"
 
@@ -37,21 +38,22 @@ class PolicySpec:
     @property
     def options(self) -> frozenset[str]:
         """The names of the options that the factory accepts."""
-        names: set[str] = set()
-        for parameter in inspect.signature(self.factory).parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                names.update(*(shared.__annotations__ for shared in get_args(parameter.annotation)))
-            else:
-                names.add(parameter.name)
-        return frozenset(names)
+        return frozenset(options_of(self.factory))
 
-    def create(self, **options: Any) -> Policy[Any]:
-        """A fresh policy. Raises FairlaneError for an option it does not take."""
+    def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options as the factory takes them.
+
+        Raises FairlaneError for one that it does not take, or not of that type or size.
+        """
         for option in options:
             if option not in self.options:
                 takes = ", ".join(sorted(self.options)) or "no options"
                 raise FairlaneError(f"scheduler {self.name} takes {takes}, not {option}")
-        return self.factory(**options)
+        return checked(self.factory, options)
+
+    def create(self, **options: Any) -> Policy[Any]:
+        """A fresh policy. Raises FairlaneError as `check` does."""
+        return self.factory(**self.check(options))
 
 
 BUILT_IN = (

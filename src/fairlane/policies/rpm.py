@@ -6,10 +6,11 @@ limit is low, and clients are not isolated when it is high.
 """
 
 from fairlane.core.limits import RequestRate
+from fairlane.core.options import Count, Positive
 from fairlane.policies.fcfs import FirstComeFirstServed
 
 
-def rpm(*, rate_limit: int = 20, window_s: float = 60.0) -> FirstComeFirstServed:
+def rpm(*, rate_limit: Count = 20, window_s: Positive = 60.0) -> FirstComeFirstServed:
     """At most `rate_limit` accepted requests per client in any `window_s` seconds, then FCFS.
 
     window_s: a minute, but for experiments in compressed time.

@@ -10,6 +10,7 @@ from typing import Unpack
 
 from fairlane.core.counters import lift_to_least, lift_to_least_or_last
 from fairlane.core.fair_queue import FairOptions, FairQueue
+from fairlane.core.options import Fraction
 from fairlane.core.predict import MovingAverage, Oracle, Predictor
 from fairlane.core.types import Request
 
@@ -36,7 +37,7 @@ def vtc_predict(*, artifact_lift: bool = False, **options: Unpack[FairOptions]) 
 def vtc_oracle(
     *,
     true_length: Callable[[Request], int],
-    predict_range: float = 0.0,
+    predict_range: Fraction = 0.0,
     uniform: Callable[[float, float], float] | None = None,
     artifact_lift: bool = False,
     **options: Unpack[FairOptions],
