@@ -34,7 +34,8 @@ class Engine:
         )
         self.clients: list[str | None] = []  # of requests, as the scheduler would read them
         self.weights: dict[str, float] = {}
-        self.snapshot: dict[str, Any] = {"policy": "vtc", "clients": {}}
+        self.snapshot: dict[str, Any] = {"policy": "vtc", "shares": True, "weighted": True}
+        self.snapshot["clients"] = {}
         self.broken = False
         self.forgotten: list[str] = []
         self.output_tokens = 1

@@ -361,6 +361,8 @@ def test_tenants_are_shown_to_operators_and_to_themselves(town: Town) -> None:
     engine = Engine()
     engine.snapshot = {
         "policy": "vtc",
+        "weighted": True,
+        "shares": True,
         "observed_difference": 3.0,
         "clients": {
             "alice": {"queued": 1, "weight": 1.0, "service": 10.0},
@@ -376,6 +378,22 @@ def test_tenants_are_shown_to_operators_and_to_themselves(town: Town) -> None:
         assert set(own["clients"]) == {"bob"}
         assert "observed_difference" not in own
         assert server.request("GET", "/fairlane/tenants")[0] == 401
+
+
+@pytest.mark.parametrize(("weighted", "shares"), [(False, False), (True, False), (True, True)])
+def test_no_share_is_claimed_that_nobody_enforces(town: Town, weighted: bool, shares: bool) -> None:
+    """Under first come, first served a tenant's weight changes nothing, and none is shown."""
+    town.add("bob", weight=3.0)
+    engine = Engine()
+    clients = {name: {"queued": 1, "weight": 1.0} for name in ("alice", "bob")}
+    engine.snapshot = {"clients": clients, "weighted": weighted, "shares": shares}
+    with running(town.access(), engine) as server:
+        operator = bearer(town.keys["root"])
+        bob = json.loads(server.request("GET", "/fairlane/tenants", operator)[2])["clients"]["bob"]
+        assert bob["weight"] == (3.0 if weighted else 1.0)
+        assert bob.get("entitlement") == (0.75 if shares else None)
+        metrics = server.request("GET", "/metrics", operator)[2]
+        assert ("fairlane_client_entitlement{" in metrics) is shares
 
 
 def test_metrics_of_tenants_need_an_operators_key_and_the_stock_ones_none(town: Town) -> None:

@@ -18,36 +18,60 @@ Its part of the configuration (config.py reads the file, and the rest of it):
     public = false                  # show tenants to whoever asks, without an operator's key
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from fairlane.core.errors import UnknownNameError
-from fairlane.engines.tenant_file import TenantStore, parse_limits
+from fairlane.core.errors import FairlaneError
+from fairlane.core.options import Range
+from fairlane.engines.tenant_file import TenantStore
 from fairlane.engines.tenants import Limits, Role, TenantError, Tenants, check_name
 from fairlane.engines.vllm.credentials import IdentityRules
+from fairlane.validation import checked
 
-TABLES = ("tenants", "limits", "metrics")  # of the file, [identity] aside
-IDENTITY = {"anonymous": str, "lora": bool, "header": str, "routes": list}
-METRICS = {"top": int, "public": bool}
-LIMITS = {limit.name: int for limit in fields(Limits)}
+TABLES = ("identity", "limits", "metrics")  # of the file, beside the name of the tenants' file
 _HEADER_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _TAKEN_HEADERS = frozenset({"authorization", "x-api-key", "host", "content-type"})
-_ANONYMOUS = "anonymous"
+ANONYMOUS = "anonymous"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """[identity], as it is written."""
+
+    anonymous: str | None = None
+    lora: bool = False
+    header: str | None = None
+    routes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    """[metrics], as it is written."""
+
+    top: Annotated[int, Range(ge=0, le=1000)] = 20
+    public: bool | None = None
 
 
 @dataclass(frozen=True)
 class Access:
-    """See the module. `store` is None without a file of tenants: then nobody has a key."""
+    """See the module. `store` is None without a file of tenants: then nobody has a key.
 
-    rules: IdentityRules = field(default_factory=lambda: IdentityRules(_ANONYMOUS))
+    weights: those of the configuration, beside the tenants' own. weightless: the scheduler's name
+    if it has no weights.
+    """
+
+    rules: IdentityRules = field(default_factory=lambda: IdentityRules(ANONYMOUS))
     store: TenantStore | None = None
     limits: Limits | None = None
     routes: frozenset[str] = frozenset()
     top: int = 20
     public: bool = True
     expects_gateway: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+    weightless: str = ""
 
     def tenants(self) -> Tenants:
         """The tenants as they are now."""
@@ -60,25 +84,43 @@ class Access:
 
     @property
     def warning(self) -> str:
-        """What is configured and has no effect with the tenants as they are now."""
+        """What is configured and has no effect with the tenants as they are now; "" for nothing."""
         gateways = any(tenant.role is Role.GATEWAY for tenant in self.tenants().values())
-        if gateways or not self.expects_gateway:
-            return ""
-        return (
-            f"[identity] header: {self.rules.header!r} is ignored, because no tenant is a gateway; "
-            "give yours a key: `fairlane tenants add NAME --role gateway`"
-        )
+        found = []
+        if self.expects_gateway and not gateways:
+            found.append(
+                f"[identity] header: {self.rules.header!r} is ignored, because no tenant is a "
+                "gateway; give yours a key: `fairlane tenants add NAME --role gateway`"
+            )
+        if self.weightless and self.weighted():
+            found.append(
+                f"the weight of {self.weighted()} is ignored: the scheduler {self.weightless} has "
+                "no weights; take vtc or drr"
+            )
+        return "; ".join(found)
+
+    def weighted(self) -> str:
+        """The first client or group with a weight other than 1, "" where there is none."""
+        weights = {**self.tenants().weights(), **self.weights}
+        return next((path for path, weight in weights.items() if weight != 1), "")
 
     @classmethod
-    def parse(cls, document: Mapping[str, Any], folder: Path) -> "Access":
+    def parse(
+        cls,
+        document: Mapping[str, Any],
+        folder: Path,
+        *,
+        weights: Mapping[str, float] | None = None,
+        weightless: str = "",
+    ) -> "Access":
         """From the parsed file; names of files are relative to `folder`. Raises FairlaneError."""
-        identity = _table(document, "identity", IDENTITY)
-        limits = _table(document, "limits", LIMITS)
-        metrics = _table(document, "metrics", METRICS)
+        identity: _Identity = section(document, "identity", _Identity)
+        limits: Limits = section(document, "limits", Limits)
+        metrics: _Metrics = section(document, "metrics", _Metrics)
         named = document.get("tenants")
         if named is not None and not isinstance(named, str):
             raise TenantError('tenants must be the name of a file in quotes: "tenants.toml"')
-        if "header" in identity and named is None:
+        if identity.header is not None and named is None:
             raise TenantError(
                 "[identity] header: a gateway needs a key; name a file of tenants (tenants = "
                 '"tenants.toml") and add it there: `fairlane tenants add NAME --role gateway`'
@@ -87,36 +129,36 @@ class Access:
         tenants = _NOBODY if store is None else store.current()
         if any(tenant.parent for tenant in tenants.values()) and not _groups(document):
             raise TenantError("[scheduler] groups must be true: there are tenants with a parent")
-        top = metrics.get("top", 20)
-        if not 0 <= top <= 1000:
-            raise TenantError(f"[metrics] top must lie in 0..1000, not {top}")
         return cls(
             rules=_rules(identity, tenants, has_keys=store is not None),
             store=store,
-            limits=parse_limits(limits) if limits else None,
-            routes=frozenset(_routes(identity.get("routes", []))),
-            top=top,
-            public=metrics.get("public", store is None),
-            expects_gateway="header" in identity,
+            limits=None if limits == Limits() else limits,
+            routes=frozenset(_routes(identity.routes)),
+            top=metrics.top,
+            public=store is None if metrics.public is None else metrics.public,
+            expects_gateway=identity.header is not None,
+            weights=weights or {},
+            weightless=weightless,
         )
 
 
 _NOBODY = Tenants()
 
 
-def _table(
-    document: Mapping[str, Any], name: str, settings: Mapping[str, type]
-) -> Mapping[str, Any]:
-    table = document.get(name, {})
-    if not isinstance(table, dict):
-        raise TenantError(f"[{name}] must be a table")
-    for setting, value in table.items():
-        if setting not in settings:
-            raise UnknownNameError(f"setting of [{name}]", setting, settings)
-        if type(value) is not settings[setting]:
-            wanted = settings[setting].__name__
-            raise TenantError(f"[{name}] {setting} must be of type {wanted}, not {value!r}")
-    return table
+def section(document: Mapping[str, Any], name: str, kind: Callable[..., T]) -> T:
+    """A table of the file as `kind`, which declares its keys. Raises FairlaneError, naming both."""
+    try:
+        return kind(**checked(kind, table(document, name), what="key"))
+    except FairlaneError as error:
+        raise TenantError(f"[{name}] {error}") from None
+
+
+def table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of the file, empty where it is not there. Raises FairlaneError for anything else."""
+    found = document.get(name, {})
+    if not isinstance(found, dict):
+        raise FairlaneError(f"must be a table, not {found!r}")
+    return found
 
 
 def _groups(document: Mapping[str, Any]) -> bool:
@@ -124,22 +166,23 @@ def _groups(document: Mapping[str, Any]) -> bool:
     return isinstance(scheduler, dict) and scheduler.get("groups") is True
 
 
-def _rules(identity: Mapping[str, Any], tenants: Tenants, has_keys: bool) -> IdentityRules:
-    anonymous = identity.get("anonymous", "" if has_keys else _ANONYMOUS) or None
+def _rules(identity: _Identity, tenants: Tenants, has_keys: bool) -> IdentityRules:
+    default = "" if has_keys else ANONYMOUS
+    anonymous = (default if identity.anonymous is None else identity.anonymous) or None
     if anonymous is not None:
         check_name(anonymous)
         if anonymous in tenants and tenants[anonymous].keys:
             raise TenantError(
                 f"[identity] anonymous: {anonymous!r} has API keys; whoever has none would be it"
             )
-    header = identity.get("header", IdentityRules.header).lower()
+    header = IdentityRules.header if identity.header is None else identity.header.lower()
     if not header or set(header) - _HEADER_CHARACTERS or header in _TAKEN_HEADERS:
         raise TenantError(f"[identity] header: {header!r} cannot be a gateway's header")
-    return IdentityRules(anonymous, bool(identity.get("lora", False)), header)
+    return IdentityRules(anonymous, identity.lora, header)
 
 
-def _routes(values: Any) -> list[str]:
+def _routes(values: list[str]) -> list[str]:
     for value in values:
-        if not isinstance(value, str) or not value.startswith("/"):
+        if not value.startswith("/"):
             raise TenantError(f"[identity] routes: {value!r} is no path; write '/v1/new'")
-    return list(values)
+    return values

@@ -233,13 +233,13 @@ class Books:
         found = self._guard("standing", None, self._policy.standing, entry.request.client)
         return () if found is _RAISED else tuple(found)
 
-    def set_weights(self, weights: Mapping[str, float]) -> None:
-        """From now on these clients and groups have these weights, where the policy knows any."""
-        change = getattr(self._policy, "set_weight", None)
-        for name, weight in weights.items():
-            if change is not None:
-                change(name, weight)
+    def set_weights(self, weights: Mapping[str, float]) -> bool:
+        """From now on these clients and groups have these weights; whether the policy has any."""
+        if self._policy.has_weights:
+            for name, weight in weights.items():
+                self._guard("set_weight", None, self._policy.set_weight, name, weight)
                 self._audit(self._auditor.set_weight, name, weight)
+        return self._policy.has_weights
 
     def snapshot(self) -> dict[str, Any]:
         """All totals, ready for JSON. O(clients ever seen + live requests)."""
@@ -258,6 +258,8 @@ class Books:
                 name: self._row(account, states.get(name), extra.get(id(account), [0, 0.0]))
                 for name, account in self._accounts.items()
             },
+            "weighted": self._policy.has_weights,
+            "shares": self._policy.shares,
             "observed_difference": audit.observed,
             "between": None if audit.between is None else list(audit.between),
             "at_most": audit.at_most,

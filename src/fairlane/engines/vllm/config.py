@@ -27,24 +27,41 @@ file, section and key.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from fairlane.core.cost import LinearCost, QuadraticCost
-from fairlane.core.errors import FairlaneError
+from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.fair_queue import split_path
+from fairlane.core.options import NotNegative, Weight
 from fairlane.core.policy import Policy
-from fairlane.core.preemption import PREEMPTIONS, default_preemption
+from fairlane.core.preemption import default_preemption
 from fairlane.engines.vllm.access import TABLES as ACCESS_TABLES
-from fairlane.engines.vllm.access import Access
+from fairlane.engines.vllm.access import Access, table
 from fairlane.policies.registry import get_policy
+from fairlane.validation import checked
 
+T = TypeVar("T")
 VARIABLE = "FAIRLANE_CONFIG"
 CACHED_PRICE = 0.1
+SECTIONS = ("scheduler", "prices", "weights", *ACCESS_TABLES)
 # Options of schedulers that only a program can give.
 _NOT_IN_A_FILE = frozenset({"cost", "gates", "path_of", "predictor", "uniform", "weights"})
+_LINEAR = {"input": "input_price", "output": "output_price", "cached": "cached_price"}
+_QUADRATIC = {
+    "cached" if price.name == "cached_price" else price.name: price.name
+    for price in fields(QuadraticCost)
+}
+_ENGINES_ORDER = "fcfs"  # taken to compare with: what it does not know is said, and not refused
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """[weights], as it is written."""
+
+    weights: Mapping[str, Weight] = field(default_factory=dict)
 
 
 class ConfigError(FairlaneError):
@@ -53,12 +70,12 @@ class ConfigError(FairlaneError):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSection:
-    """[scheduler]: see the module."""
+    """[scheduler]: see the module. None is the default that suits the scheduler."""
 
     name: str = "vtc"
     groups: bool = False
-    preemption: str = ""
-    adapter_patience: float = 4000.0
+    preemption: Literal["newest", "fairest"] | None = None
+    adapter_patience: NotNegative | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,36 +84,44 @@ class SchedulerSection:
             raise FairlaneError(
                 f"{self.name} needs true output lengths, which no server knows; take vtc-predict"
             )
-        for option in self.options:
-            if option not in spec.options - _NOT_IN_A_FILE:
-                takes = sorted(spec.options - _NOT_IN_A_FILE)
-                own = ", ".join([f.name for f in fields(self)[:-1]] + takes)
-                raise FairlaneError(f"unknown key {option!r}; known: {own}")
+        if "cached_tokens" in spec.options:
+            raise FairlaneError(
+                f"{self.name} needs to see the prefix cache, which vLLM does not show it yet, and "
+                "would serve in order of arrival; take vtc"
+            )
         if self.groups and "path_of" not in spec.options:
             raise FairlaneError(f"groups: {self.name} knows no groups; remove it")
-        if self.preempts not in PREEMPTIONS:
-            raise FairlaneError(
-                f'preemption must be "newest" or "fairest", not {self.preemption!r}'
-            )
-        if not 0 <= self.adapter_patience < float("inf"):
-            raise FairlaneError(f"adapter_patience must be at least 0, not {self.adapter_patience}")
+        if self.adapter_patience is not None and not self.policy().has_counters:
+            raise FairlaneError(f"adapter_patience: {self.name} keeps no counters; remove it")
+
+    @classmethod
+    def parse(cls, written: Mapping[str, Any]) -> "SchedulerSection":
+        """From the table: its own keys, and those of the scheduler that it names."""
+        own = [f.name for f in fields(cls) if f.name != "options"]
+        given = checked(cls, {k: v for k, v in written.items() if k in own})
+        spec = get_policy(given.get("name", cls().name))
+        takes = spec.options - _NOT_IN_A_FILE
+        options = {key: value for key, value in written.items() if key not in own}
+        for key in options:
+            if key not in takes:
+                raise UnknownNameError("key", key, [*own, *takes])
+        return cls(**given, options=spec.check(options))
+
+    def policy(self, **shared: Any) -> Policy[Any]:
+        """A fresh policy; of `shared` it gets what it takes."""
+        spec = get_policy(self.name)
+        taken = {name: value for name, value in shared.items() if name in spec.options}
+        return spec.create(**taken, **self.options)
 
     @property
     def preempts(self) -> str:
-        """One of PREEMPTIONS: as written, or else the scheduler's default."""
-        return self.preemption or default_preemption(self.name)
+        """Whom vLLM preempts (core/preemption.py): as written, or else the scheduler's default."""
+        return self.preemption or default_preemption(get_policy(self.name).name)
 
-
-@dataclass(frozen=True, slots=True)
-class IdentitySection:
-    """[identity]: see the module."""
-
-    anonymous: str = "anonymous"
-    lora: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.anonymous:
-            raise FairlaneError("anonymous must not be empty")
+    @property
+    def patience(self) -> float:
+        """`adapter_patience`, 4000 by default."""
+        return 4000.0 if self.adapter_patience is None else self.adapter_patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +132,6 @@ class FairlaneConfig:
     cost: LinearCost | QuadraticCost = field(
         default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
     )
-    identity: IdentitySection = field(default_factory=IdentitySection)
     weights: Mapping[str, float] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
 
@@ -121,101 +145,68 @@ class FairlaneConfig:
     def read(cls, path: str | os.PathLike[str]) -> "FairlaneConfig":
         """Read and check a file. Raises ConfigError."""
         try:
-            tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise ConfigError(f"{path}: cannot be read ({reason}); see {VARIABLE}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
         try:
-            parsed: dict[str, Any] = {"access": Access.parse(tables, Path(path).parent)}
-        except FairlaneError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        for section, table in tables.items():
-            if section in ACCESS_TABLES:
-                continue
-            reader = _READERS.get(section)
-            if reader is None or not isinstance(table, dict):
-                known = ", ".join(f"[{name}]" for name in (*_READERS, *ACCESS_TABLES))
-                raise ConfigError(f"{path}: unknown section [{section}]; known: {known}")
-            try:
-                parsed["cost" if section == "prices" else section] = reader(table)
-            except (FairlaneError, ValueError, TypeError) as error:
-                raise ConfigError(f"{path}: [{section}] {error}") from None
-        config = cls(**parsed)
-        try:
-            config.policy()
+            return cls.parse(document, Path(path).parent)
         except (FairlaneError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path}: [scheduler] {error}") from None
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], folder: Path) -> "FairlaneConfig":
+        """From the parsed file; names of files are relative to `folder`. Raises FairlaneError."""
+        for name in document:
+            if name not in (*SECTIONS, "tenants"):
+                known = ", ".join(f"[{section}]" for section in SECTIONS)
+                raise FairlaneError(f"unknown section [{name}]; known: {known}, and tenants")
+        scheduler = _read(document, "scheduler", SchedulerSection.parse)
+        written = {name: document[name] for name in ("weights",) if name in document}
+        weights = checked(_Weights, written).get("weights", {})
+        cost = _read(document, "prices", _prices)
+        weightless = "" if scheduler.policy().has_weights else get_policy(scheduler.name).name
+        access = Access.parse(document, folder, weights=weights, weightless=weightless)
+        if weightless not in ("", _ENGINES_ORDER) and access.weighted():
+            raise FairlaneError(
+                f"[scheduler] name: {weightless} has no weights, but {access.weighted()} has one; "
+                "take vtc or drr, or give everyone the weight 1"
+            )
+        config = cls(scheduler, cost, weights, access)
+        config.policy()
         return config
 
     def policy(self) -> Policy[Any]:
-        """A fresh policy; what it does not take (prices and weights under FCFS) has no effect."""
-        spec = get_policy(self.scheduler.name)
-        shared = {
-            "cost": self.cost,
-            "weights": self.weights,
-            "path_of": split_path if self.scheduler.groups else None,
-        }
-        taken = {name: value for name, value in shared.items() if name in spec.options}
-        return spec.create(**taken, **self.scheduler.options)
+        """A fresh policy. One that takes no prices (fcfs) is audited and reported by them."""
+        return self.scheduler.policy(
+            cost=self.cost,
+            weights=self.weights,
+            path_of=split_path if self.scheduler.groups else None,
+        )
 
 
-def _typed(key: str, value: Any, kind: type) -> Any:
-    """`value` if it is of that kind; whole numbers are numbers, truth values are not."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        names = {float: "a number", bool: "true or false", str: "a text"}
-        raise FairlaneError(f"{key} must be {names[kind]}, not {value!r}")
-    return value
+def _read(document: Mapping[str, Any], name: str, parse: Callable[[Mapping[str, Any]], T]) -> T:
+    """What `parse` makes of a table. Raises FairlaneError that names the table."""
+    try:
+        return parse(table(document, name))
+    except FairlaneError as error:
+        raise FairlaneError(f"[{name}] {error}") from None
 
 
-def _scheduler(table: dict[str, Any]) -> SchedulerSection:
-    own = {f.name: f.type for f in fields(SchedulerSection) if f.name != "options"}
-    given = {k: _typed(k, v, own[k]) for k, v in table.items() if k in own}  # type: ignore[arg-type]
-    options = {k: v for k, v in table.items() if k not in own}
-    return SchedulerSection(**given, options=options)
-
-
-def _prices(table: dict[str, Any]) -> LinearCost | QuadraticCost:
-    kind = _typed("cost", table.get("cost", "linear"), str)
-    rest = {key: _typed(key, value, float) for key, value in table.items() if key != "cost"}
-    if kind == "linear":
-        names = {"input": "input_price", "output": "output_price", "cached": "cached_price"}
-        cached = {"cached_price": CACHED_PRICE}
-        return LinearCost(**(cached | {names[key]: rest[key] for key in _known(rest, names)}))
+def _prices(written: Mapping[str, Any]) -> LinearCost | QuadraticCost:
+    kind = written.get("cost", "linear")
+    prices = {key: value for key, value in written.items() if key != "cost"}
     if kind == "quadratic":
-        names = {f.name: f.name for f in fields(QuadraticCost)}
-        names["cached"] = names.pop("cached_price")
-        given = {"cached_price" if k == "cached" else k: rest[k] for k in _known(rest, names)}
-        return QuadraticCost(**given)
-    raise FairlaneError(f'cost must be "linear" or "quadratic", not {kind!r}')
-
-
-def _known(table: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    for key in table:
-        if key not in names:
-            raise FairlaneError(f"unknown key {key!r}; known: cost, {', '.join(names)}")
-    return table
-
-
-def _identity(table: dict[str, Any]) -> IdentitySection:
-    """What the scheduler needs of it; access.py has read it all."""
-    default = IdentitySection()
-    return IdentitySection(
-        table.get("anonymous") or default.anonymous, table.get("lora", default.lora)
-    )
-
-
-def _weights(table: dict[str, Any]) -> dict[str, float]:
-    weights = {name: _typed(name, weight, float) for name, weight in table.items()}
-    for name, weight in weights.items():
-        if not 0 < weight < float("inf"):
-            raise FairlaneError(f"the weight of {name!r} must be positive, not {weight}")
-    return weights
-
-
-_READERS = {
-    "scheduler": _scheduler, "prices": _prices, "identity": _identity, "weights": _weights,
-}  # fmt: skip
+        quadratic = QuadraticCost(**checked(QuadraticCost, prices, names=_QUADRATIC, what="key"))
+        if not quadratic(1, 1):
+            raise FairlaneError("prices must not all be 0: nobody would be charged")
+        return quadratic
+    if kind != "linear":
+        raise FairlaneError(f'cost must be "linear" or "quadratic", not {kind!r}')
+    given = checked(LinearCost, prices, names=_LINEAR, what="key")
+    linear = LinearCost(**({"cached_price": CACHED_PRICE} | given))
+    if not linear(1, 1):
+        raise FairlaneError("input and output must not both be 0: nobody would be charged")
+    return linear

@@ -16,6 +16,7 @@ from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.preemption import put_last_who_holds_most
 from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request
+from fairlane.engines.vllm.access import ANONYMOUS
 from fairlane.engines.vllm.books import Books
 from fairlane.engines.vllm.clients import client_of
 from fairlane.engines.vllm.config import FairlaneConfig
@@ -46,15 +47,16 @@ class FairHooks(Hooks):
             return
         check_version()
         self._config = config = FairlaneConfig.from_environment()
+        policy = config.policy()
+        self._weights = dict(config.weights) if policy.has_weights else {}
         auditor = Auditor(
             cost=config.cost,
-            weights=config.weights,
-            bound=self._bound(config),
+            weights=self._weights,
+            bound=self._bound(config, policy.slack),
             name_of=_top_group if config.scheduler.groups else str,
         )
-        self._books = Books(config.policy(), auditor, config.cost, time.monotonic)
-        self._weights = dict(config.weights)
-        patience = config.scheduler.adapter_patience
+        self._books = Books(policy, auditor, config.cost, time.monotonic)
+        patience = config.scheduler.patience
         self._queue = FairRequestQueue(self._books, self._arrive, partial(has_room, self), patience)
         self._path_of = split_path if config.scheduler.groups else None
         self._reorders = config.scheduler.preempts == "fairest"
@@ -105,10 +107,9 @@ class FairHooks(Hooks):
         return {"policy": self._config.scheduler.name, **self._books.snapshot()}
 
     def fairlane_set_weights(self, weights: dict[str, float]) -> None:
-        """From now on these clients have these weights."""
-        if self._taken_over:
+        """From now on these clients have these weights, where the policy has any."""
+        if self._taken_over and self._books.set_weights(weights):
             self._weights.update(weights)
-            self._books.set_weights(weights)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -118,27 +119,29 @@ class FairHooks(Hooks):
         return self._books.client(request.request_id) if known else None
 
     def _arrive(self, request: Any) -> str | None:
-        identity = self._config.identity
+        rules = self._config.access.rules
         client = client_of(request)
-        if client is None and identity.lora and request.lora_request is not None:
+        if client is None and rules.adapters and request.lora_request is not None:
             client = request.lora_request.lora_name
         return self._books.arrive(
             Request(
                 request.request_id,
-                client or identity.anonymous,
+                client or rules.anonymous or ANONYMOUS,
                 request.num_prompt_tokens,
                 request.max_tokens,
             )
         )
 
-    def _bound(self, config: FairlaneConfig) -> float:
-        """Theorem 4.4 for this engine's KV cache and context length."""
+    def _bound(self, config: FairlaneConfig, slack: float | None) -> float | None:
+        """Theorem 4.4 for this engine's KV cache and context length; None without a guarantee."""
+        if slack is None:
+            return None
         scheduler: Any = self
         longest = scheduler.max_model_len
         blocks = scheduler.cache_config.num_gpu_blocks
         memory = min(blocks * scheduler.block_size, scheduler.max_num_running_reqs * longest)
         least = min(config.weights.values(), default=1.0)
-        return service_bound(memory, longest, config.cost, longest, min(least, 1.0))
+        return service_bound(memory, longest, config.cost, longest, min(least, 1.0)) + slack
 
 
 class FairScheduler(FairHooks, Scheduler):  # type: ignore[misc]

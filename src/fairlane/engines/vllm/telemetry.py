@@ -108,14 +108,16 @@ class Telemetry:
             client["rejected"] = dict(client.get("rejected") or {})
         for (path, reason), count in self._admission.rejected.items():
             clients.setdefault(path, {}).setdefault("rejected", {})[reason] = count
-        active = {p for p, c in clients.items() if c.get("queued") or c.get("running")}
         weights = {path: float(client.get("weight", 1.0)) for path, client in clients.items()}
-        for path, weight in known.items():
-            weights[path] = weight
-            if path in clients:
-                clients[path]["weight"] = weight
-        for path, part in entitlements(active, weights).items():
-            clients[path]["entitlement"] = part
+        if seen.pop("weighted", False):  # else a tenant's weight changes nothing
+            for path, weight in known.items():
+                weights[path] = weight
+                if path in clients:
+                    clients[path]["weight"] = weight
+        if seen.pop("shares", False):
+            active = {p for p, c in clients.items() if c.get("queued") or c.get("running")}
+            for path, part in entitlements(active, weights).items():
+                clients[path]["entitlement"] = part
         return clients
 
 

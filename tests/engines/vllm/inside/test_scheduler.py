@@ -68,17 +68,30 @@ def test_twice_the_load_gives_no_larger_share(run_ahead: bool) -> None:
     assert stock == pytest.approx(2.0, rel=0.1)
 
 
-def test_weights_divide_the_service(config: Any) -> None:
-    config("[weights]\nb = 3.0\n")
+@pytest.mark.parametrize("name", ["vtc", "drr"])
+def test_weights_divide_the_service(config: Any, name: str) -> None:
+    config(f'[scheduler]\nname = "{name}"\n[weights]\nb = 3.0\n')
     assert ratio_while_both_wait(make_scheduler(), {"a": 200, "b": 200}) == pytest.approx(
         1 / 3, rel=0.1
     )
 
 
-def test_weights_can_change_while_requests_wait() -> None:
+@pytest.mark.parametrize("name", ["vtc", "drr"])
+def test_weights_can_change_while_requests_wait(config: Any, name: str) -> None:
+    config(f'[scheduler]\nname = "{name}"\n')
     scheduler = make_scheduler()
     scheduler.fairlane_set_weights({"b": 3.0})
     assert ratio_while_both_wait(scheduler, {"a": 200, "b": 200}) == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_first_come_first_served_claims_no_weights_and_no_bound(config: Any) -> None:
+    config('[scheduler]\nname = "fcfs"\n[weights]\nb = 3.0\n')
+    scheduler = make_scheduler()
+    scheduler.fairlane_set_weights({"a": 2.0})
+    assert ratio_while_both_wait(scheduler, {"a": 200, "b": 100}) == pytest.approx(2.0, rel=0.1)
+    seen = scheduler.fairlane_snapshot()
+    assert (seen["weighted"], seen["shares"], seen["bound"]) == (False, False, None)
+    assert {client["weight"] for client in seen["clients"].values()} == {1.0}
 
 
 def test_groups_share_before_their_members(config: Any) -> None:
