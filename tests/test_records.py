@@ -34,6 +34,8 @@ finished = st.builds(
     output_len=tokens,
     ttft_s=seconds,
     latency_s=seconds,
+    asked_prompt_len=st.none() | tokens,
+    asked_output_len=st.none() | tokens,
     token_times_s=st.none() | st.lists(seconds),
 )
 turned_away = st.builds(
@@ -64,6 +66,20 @@ def test_jsonl_gives_back_the_run(run: Run, tmp_path_factory: pytest.TempPathFac
         assert read_run(path) == run
 
 
+def test_record_keeps_what_was_asked_for_beside_what_came(tmp_path: Path) -> None:
+    """In a file only where it differs, so that old files and simulated ones read alike."""
+    broken = RequestRecord(0, "a", 0.5, 7, 3, 0.1, 0.4, outcome="aborted")
+    assert broken.asked == (7, 3)
+    broken.asked_prompt_len, broken.asked_output_len = 6, 5
+    assert broken.asked == (6, 5)
+    path = tmp_path / "run.jsonl"
+    write_jsonl(path, Run({}, [broken, *ONE.records], 9.5))
+    first, second = path.read_text().splitlines()
+    assert json.loads(first)["asked_output_len"] == 5
+    assert json.loads(second) == json.loads(ENDED + ', "outcome": "finished", "reason": ""}')
+    assert [record.asked for record in read_run(path).records] == [(6, 5), (7, 3)]
+
+
 def test_the_manifest_lies_beside_sorted_and_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.b.jsonl"
     write_jsonl(path, Run({"z": 1, "a": [2]}, ONE.records, 9.5))
@@ -77,27 +93,33 @@ def test_the_manifest_lies_beside_sorted_and_complete(tmp_path: Path) -> None:
 def test_csv_has_one_row_per_request(tmp_path: Path) -> None:
     path = tmp_path / "run.csv"
     refused = RequestRecord("x", "b\r,", 1.0, 1, 1, outcome="rejected", reason="rate limit\nof 5")
-    write_csv(path, Run({}, [*ONE.records, refused], 9.5))
+    broken = RequestRecord(2, "a", 2.0, 7, 3, 0.1, 0.4, outcome="aborted", asked_output_len=5)
+    write_csv(path, Run({}, [*ONE.records, refused, broken], 9.5))
     with open(path, newline="") as file:
-        first, second = csv.DictReader(file)
+        first, second, third = csv.DictReader(file)
     assert first == {
         "id": "0", "client": "a", "arrival_s": "0.5", "prompt_len": "7", "output_len": "3",
         "ttft_s": "0.1", "latency_s": "0.4", "outcome": "finished", "reason": "",
+        "asked_prompt_len": "", "asked_output_len": "",
     }  # fmt: skip
     assert (second["client"], second["ttft_s"]) == ("b\r,", "")
     assert second["reason"] == "rate limit\nof 5"
+    assert (third["output_len"], third["asked_output_len"]) == ("3", "5")
     assert manifest_path(path).exists()
 
 
 def test_parquet_keeps_the_columns(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an optional dependency")
     path = tmp_path / "run.parquet"
-    record = RequestRecord("x", "b", 1.0, 1, 2, 0.5, 0.75, token_times_s=[0.5, 0.75])
+    record = RequestRecord(
+        "x", "b", 1.0, 1, 2, 0.5, 0.75, asked_output_len=9, token_times_s=[0.5, 0.75]
+    )
     write_parquet(path, Run({}, [*ONE.records, record], 9.5))
     rows = parquet.read_table(path).to_pylist()
     assert [row["id"] for row in rows] == ["0", "x"]
     assert [row["token_times_s"] for row in rows] == [None, [0.5, 0.75]]
     assert rows[1]["latency_s"] == 0.75
+    assert [row["asked_output_len"] for row in rows] == [None, 9]
 
 
 def test_parquet_without_pyarrow_says_what_to_install(
@@ -128,6 +150,9 @@ def test_parquet_without_pyarrow_says_what_to_install(
         (ENDED.replace('"id": 0', '"id": null') + "}", "id must be a whole number or a string"),
         (ENDED + ', "outcome": "lost"}', "outcome must be one of finished, rejected, aborted"),
         (ENDED + ', "token_times_s": [-1]}', "token_times_s must be seconds >= 0, not -1"),
+        (ENDED + ', "token_times_s": 5}', "token_times_s must be a list of seconds"),
+        (ENDED + ', "asked_output_len": -5}', "asked_output_len must be a whole number >= 0"),
+        (ENDED + ', "asked_prompt_len": "5"}', "asked_prompt_len must be a whole number >= 0"),
     ],
 )
 def test_malformed_lines_are_named_by_file_and_line(

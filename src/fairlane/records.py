@@ -39,7 +39,18 @@ class RequestRecord:
     latency_s: float | None = None  # since arrival, of the last token
     outcome: str = "finished"  # one of OUTCOMES
     reason: str = ""
+    asked_prompt_len: int | None = None  # where the server counted another prompt
+    asked_output_len: int | None = None  # where another number of tokens was delivered
     token_times_s: list[float] | None = None  # since arrival, only from real servers
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """(prompt, output) tokens of the request as it was sent, whatever came of it."""
+        prompt, output = self.asked_prompt_len, self.asked_output_len
+        return (
+            self.prompt_len if prompt is None else prompt,
+            self.output_len if output is None else output,
+        )
 
 
 @dataclass(slots=True)
@@ -68,7 +79,7 @@ def write_jsonl(path: str | os.PathLike[str], run: Run) -> None:
     """Write `run` and its manifest, each whole or not at all. Raises OutputError."""
     with atomic_write(path) as file:
         for record in run.records:
-            file.write(json.dumps(_row(record, token_times=True), allow_nan=False) + "\n")
+            file.write(json.dumps(_line(record), allow_nan=False) + "\n")
     write_manifest(path, run)
 
 
@@ -77,7 +88,7 @@ def write_csv(path: str | os.PathLike[str], run: Run) -> None:
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, _CSV_COLUMNS, dialect="unix")
         writer.writeheader()
-        writer.writerows(_row(record, token_times=False) for record in run.records)
+        writer.writerows(_row(record) for record in run.records)
     write_manifest(path, run)
 
 
@@ -94,7 +105,10 @@ def write_parquet(path: str | os.PathLike[str], run: Run) -> None:
             "Parquet needs pyarrow, which is not installed: pip install fairlane[parquet]"
         ) from error
     text, integer, real = pa.string(), pa.int64(), pa.float64()
-    types = (text, text, real, integer, integer, real, real, text, text, pa.list_(real))
+    types = (
+        text, text, real, integer, integer, real, real, text, text, integer, integer,
+        pa.list_(real),
+    )  # fmt: skip
     schema = pa.schema(list(zip(_COLUMNS, types, strict=True)))
     rows = [{**asdict(record), "id": str(record.id)} for record in run.records]
     with atomic_write(path, binary=True) as file:
@@ -193,7 +207,12 @@ def _record(entry: Any) -> RequestRecord:
     for name in ("ttft_s", "latency_s"):
         if record.outcome == "finished" or getattr(record, name) is not None:
             _time(getattr(record, name), name)
-    for time in record.token_times_s or ():
+    for name in ("asked_prompt_len", "asked_output_len"):
+        if getattr(record, name) is not None:
+            _tokens(getattr(record, name), name)
+    times = record.token_times_s
+    _require(times is None or isinstance(times, list), "token_times_s must be a list of seconds")
+    for time in times or ():
         _time(time, "token_times_s")
     return record
 
@@ -253,13 +272,17 @@ def _tokens(value: Any, name: str) -> int:
     return int(value)
 
 
-def _row(record: RequestRecord, *, token_times: bool) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _CSV_COLUMNS}
-    if token_times and record.token_times_s is not None:
-        row["token_times_s"] = record.token_times_s
-    return row
+def _row(record: RequestRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _CSV_COLUMNS}
+
+
+def _line(record: RequestRecord) -> dict[str, Any]:
+    """A record as JSON, without the fields that say nothing of most records."""
+    row = {name: getattr(record, name) for name in _COLUMNS}
+    return {name: value for name, value in row.items() if name not in _RARE or value is not None}
 
 
 _COLUMNS = tuple(column.name for column in fields(RequestRecord))
 _CSV_COLUMNS = _COLUMNS[:-1]
 _REQUIRED = _COLUMNS[:5]
+_RARE = ("asked_prompt_len", "asked_output_len", "token_times_s")

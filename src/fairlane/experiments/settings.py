@@ -225,6 +225,7 @@ def scaled_requests(
 def read_requests(path: str, *, max_total_len: int | None = None) -> list[TracedRequest]:
     """A trace as CSV, the artifact's as .pkl, or the requests that a result file (.jsonl) holds.
 
+    Those of a result file are as they were asked for, whatever came of them.
     max_total_len: the memory in tokens that prompt and output must fit in. Raises FairlaneError,
     naming file and line, for what is no such trace.
     """
@@ -232,7 +233,7 @@ def read_requests(path: str, *, max_total_len: int | None = None) -> list[Traced
         requests = import_artifact_pickle(path)
     elif path.endswith(".jsonl"):
         requests = [
-            TracedRequest(i, r.client, r.arrival_s, r.prompt_len, r.output_len)
+            TracedRequest(i, r.client, r.arrival_s, *r.asked)
             for i, r in enumerate(read_run(path).records)
         ]
     else:
