@@ -33,7 +33,7 @@ def event(value: Json | str) -> bytes:
     return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
 
 
-def chunk(text: str = " hi", finish: str | None = None) -> Json:
+def chunk(text: str | None = " hi", finish: str | None = None) -> Json:
     """One chunk of a completion."""
     return {"id": "cmpl-0", "choices": [{"index": 0, "text": text, "finish_reason": finish}]}
 
@@ -167,6 +167,7 @@ class CompletionServer:
         self.closing, self._work = asyncio.Event(), asyncio.Event()
         app = web.Application()
         app.router.add_get("/v1/models", self._list_models)
+        app.router.add_get("/moved/v1/models", self._send_on)
         app.router.add_post("/v1/completions", self._complete)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
         await runner.setup()
@@ -187,6 +188,9 @@ class CompletionServer:
 
     async def _list_models(self, request: web.Request) -> web.Response:
         return web.json_response(self.models)
+
+    async def _send_on(self, request: web.Request) -> web.Response:
+        raise web.HTTPMovedPermanently("http://h/v1/models")
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

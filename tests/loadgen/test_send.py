@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from aiohttp import web
 
 from fairlane.loadgen.clients import identities
 from fairlane.loadgen.prompts import token_prompts
@@ -15,6 +16,7 @@ from fairlane.policies.registry import create_policy
 from fairlane.records import RequestRecord
 from fairlane.workloads import TracedRequest
 from tests.loadgen.server import (
+    PATIENCE_S,
     CompletionServer,
     Fault,
     answer_with,
@@ -22,6 +24,7 @@ from tests.loadgen.server import (
     event,
     hang_up,
     never_answer,
+    open_stream,
     stream_of,
     usage,
 )
@@ -37,6 +40,24 @@ def requests(count: int, *, gap_s: float = 0.0, outputs: int = TOKENS) -> list[T
     ]
 
 
+def open_loop(
+    server: CompletionServer,
+    workload: list[TracedRequest],
+    timeout_s: float = 60.0,
+    drain_s: float = 60.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> OpenLoop:
+    return OpenLoop(
+        Server.at(server.url),
+        workload,
+        identities((r.client for r in workload), model="tiny"),
+        token_prompts(0),
+        timeout_s=timeout_s,
+        drain_s=drain_s,
+        progress=progress,
+    )
+
+
 def send(
     server: CompletionServer,
     workload: list[TracedRequest],
@@ -47,11 +68,7 @@ def send(
     meanwhile: Callable[[OpenLoop], None] | None = None,
 ) -> tuple[Sent, OpenLoop]:
     """Send a workload; `meanwhile` runs in another thread."""
-    named = identities((r.client for r in workload), model="tiny")
-    loop = OpenLoop(
-        Server.at(server.url), workload, named, token_prompts(0),
-        timeout_s=timeout_s, drain_s=drain_s, progress=progress,
-    )  # fmt: skip
+    loop = open_loop(server, workload, timeout_s, drain_s, progress)
 
     async def run() -> Sent:
         async with open_session() as http:
@@ -158,6 +175,7 @@ RETRY = {"Retry-After": "12"}
 LIMITED = {"error": {"message": "too many", "type": "x", "code": "rate_limit_exceeded"}}
 BROKEN = {"error": {"message": "engine is dead", "type": "InternalServerError", "code": 500}}
 FIRST = event(chunk())
+OPEN_ENDED = event(chunk(finish=""))
 LAST = event(chunk(finish="length"))
 COUNTS = event(usage(5, 2))
 DONE = event("[DONE]")
@@ -173,11 +191,29 @@ DONE = event("[DONE]")
         (answer_with(502, "<html>Bad\nGateway</html>"), "aborted", "502: <html>Bad Gateway</html>",
          0),
         (answer_with(401, {"error": "who?"}), "aborted", "401: who?", 0),
+        (answer_with(400, {"object": "error", "message": "bad", "code": 400}), "aborted",
+         "400: bad", 0),
+        (answer_with(503, ""), "aborted", "503: Service Unavailable", 0),
+        (answer_with(204, ""), "aborted", "204: No Content", 0),
+        (answer_with(307, "", {"Location": "/v2/completions"}), "aborted",
+         "307: sends on to /v2/completions: give --server that address", 0),
         (answer_with(200, {"choices": [{"text": "a b c"}]}), "aborted",
-         "stream broken off: it ended before its last token", 0),
+         "no stream: a completion in one piece, whose tokens have no times", 0),
+        (answer_with(200, BROKEN), "aborted", "200 InternalServerError: engine is dead", 0),
+        (answer_with(200, "<html>Log in</html>"), "aborted", "no stream: <html>Log in</html>", 0),
+        (answer_with(200, ""), "aborted",
+         "stream broken off: no finish reason after 0 of 3 tokens", 0),
         (hang_up, "aborted", "disconnected: Server disconnected", 0),
         (stream_of(FIRST, FIRST, cut=True), "aborted", "disconnected: in the stream", 2),
-        (stream_of(FIRST), "aborted", "stream broken off: it ended before its last token", 1),
+        (stream_of(FIRST), "aborted", "stream broken off: no finish reason after 1 of 3 tokens", 1),
+        (stream_of(OPEN_ENDED, OPEN_ENDED, cut=True), "aborted", "disconnected: in the stream", 2),
+        (stream_of(OPEN_ENDED, OPEN_ENDED, DONE), "aborted",
+         "stream broken off: no finish reason after 2 of 3 tokens", 2),
+        (stream_of(OPEN_ENDED, OPEN_ENDED, OPEN_ENDED, DONE), "finished", "", 3),
+        (stream_of(FIRST, event(chunk(finish="abort")), DONE), "aborted",
+         "given up by the server: finish reason abort after 2 of 3 tokens", 2),
+        (stream_of(FIRST, b'error: {"code": 500, "message": "full"}\n\n', DONE), "aborted",
+         "error in the stream 500: full", 1),
         (stream_of(FIRST, b"data: {oops\n\n"), "aborted", "malformed stream: not JSON: {oops", 1),
         (stream_of(FIRST, event(BROKEN)), "aborted",
          "error in the stream InternalServerError: engine is dead", 1),
@@ -187,6 +223,12 @@ DONE = event("[DONE]")
         (stream_of(*(bytes([b]) for b in FIRST + LAST + COUNTS + DONE)), "finished", "", 2),
         (stream_of(FIRST, LAST, COUNTS, DONE, cut=True), "finished", "", 2),
         (stream_of(FIRST, LAST), "finished", "", 2),
+        (stream_of(FIRST, LAST, cut=True), "finished", "", 2),
+        (stream_of(FIRST, LAST, event(BROKEN)), "finished", "", 2),
+        (stream_of(FIRST, LAST, event({"usage": usage(5, 2)["usage"]})), "finished", "", 2),
+        (stream_of(b"data:\n\n", FIRST, LAST, COUNTS, DONE), "finished", "", 2),
+        (stream_of(b"\xef\xbb\xbf" + FIRST, LAST, DONE[:-1]), "finished", "", 2),
+        (stream_of((FIRST + LAST + COUNTS).replace(b"\n", b"\r")), "finished", "", 2),
     ],
 )  # fmt: skip
 def test_every_end_of_an_answer_is_recorded(
@@ -197,8 +239,104 @@ def test_every_end_of_an_answer_is_recorded(
     assert (record.outcome, record.reason) == (outcome, reason)
     assert len(record.token_times_s or ()) == tokens
     assert record.output_len == (tokens or TOKENS)
+    assert record.asked == (5, TOKENS)
     assert (record.ttft_s is None) == (tokens == 0)
     assert len(server.seen) == 1  # nothing is sent twice
+
+
+def hold_open(*parts: bytes) -> Fault:
+    """These bytes, and then nothing for as long as the server runs."""
+
+    async def fault(server: CompletionServer, request: web.Request) -> web.StreamResponse:
+        response = await open_stream(request)
+        await response.write(b"".join(parts))
+        await server.closing.wait()
+        return response
+
+    return fault
+
+
+@pytest.mark.parametrize("end", [DONE, COUNTS, COUNTS + DONE])
+def test_answer_ends_with_its_end_though_the_connection_is_held_open(end: bytes) -> None:
+    with CompletionServer(faults={TOKENS: hold_open(FIRST, LAST, end)}) as server:
+        sent, _ = send(server, requests(1), timeout_s=PATIENCE_S)
+    [record] = sent.records
+    assert (record.outcome, len(record.token_times_s or ())) == ("finished", 2)
+    assert sent.total_time_s < PATIENCE_S
+
+
+def test_time_after_the_last_chunk_is_nobodys() -> None:
+    """Neither `[DONE]` nor a count ends it, so that its connection is waited for."""
+    faults: dict[int, Fault] = {TOKENS: hold_open(FIRST, LAST)}
+    with CompletionServer(faults=faults) as server:
+        sent, _ = send(server, requests(1), timeout_s=0.5)
+    [record] = sent.records
+    assert record.outcome == "finished"
+    assert sent.total_time_s == pytest.approx(record.latency_s, abs=1e-6)
+
+
+def test_connection_is_used_again_after_an_answer() -> None:
+    """Its last bytes may come after `[DONE]`, and are waited for."""
+    ports = []
+
+    async def fault(server: CompletionServer, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return await stream_of(FIRST, LAST, COUNTS, DONE)(server, request)
+
+    async def twice() -> None:
+        async with open_session() as http:
+            for _ in range(2):
+                await open_loop(server, requests(1)).run(http)
+
+    with CompletionServer(faults={TOKENS: fault}) as server:
+        asyncio.run(twice())
+    assert len(ports) == 2
+    assert len(set(ports)) == 1
+
+
+def test_first_token_is_timed_by_its_own_chunk() -> None:
+    """A role comes at once, the first token later."""
+    pause_s = 0.2
+
+    async def fault(server: CompletionServer, request: web.Request) -> web.StreamResponse:
+        response = await open_stream(request)
+        await response.write(event({"choices": [{"delta": {"role": "assistant"}}]}))
+        await response.write(event(chunk(text="")))
+        await asyncio.sleep(pause_s)
+        await response.write(FIRST + LAST + COUNTS + DONE)
+        return response
+
+    with CompletionServer(faults={TOKENS: fault}) as server:
+        record = only(server)
+    assert (record.outcome, len(record.token_times_s or ())) == ("finished", 2)
+    assert (record.ttft_s or 0) >= pause_s
+
+
+def test_record_tells_what_came_and_what_was_asked_for() -> None:
+    faults = {
+        TOKENS: stream_of(FIRST, event(usage(9, 2)), cut=True),
+        TOKENS + 1: answer_with(500, ""),
+        TOKENS + 2: stream_of(FIRST, event(chunk(finish="stop")), event(usage(9, 2))),
+    }
+    with CompletionServer(faults=faults) as server:
+        sent, _ = send(server, requests(4, gap_s=0.001))
+    assert [(r.prompt_len, r.output_len) for r in sent.records] == [(9, 2), (6, 4), (9, 2), (8, 6)]
+    assert [r.asked for r in sent.records] == [(5, 3), (6, 4), (7, 5), (8, 6)]
+    whole = sent.records[3]
+    assert (whole.asked_prompt_len, whole.asked_output_len) == (None, None)
+
+
+def test_first_of_each_failure_is_told_and_fields_are_counted() -> None:
+    def refuse(field: str) -> Fault:
+        return answer_with(400, {"error": {"message": f"unknown field '{field}'", "type": "x"}})
+
+    faults = {TOKENS: refuse("min_tokens"), TOKENS + 1: refuse("ignore_eos"), TOKENS + 2: hang_up}
+    with CompletionServer(faults=faults) as server:
+        sent, _ = send(server, requests(3))
+    assert sent.failures == {"aborted: 400 x": 2, "aborted: disconnected": 1}
+    assert sent.said["aborted: 400 x"].startswith("unknown field ")
+    assert sent.complaints == {"min_tokens": 1, "ignore_eos": 1}
 
 
 def test_one_bad_answer_leaves_the_others_alone() -> None:
@@ -275,7 +413,14 @@ def test_lag_of_the_client_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("models", "message"),
-    [({"data": []}, "lists no models; name one"), ({"x": 1}, "lists no models; name one")],
+    [
+        ({"data": []}, "lists no models; name one"),
+        ({"x": 1}, "lists no models; name one"),
+        (
+            {"error": {"message": "no key", "code": "auth"}},
+            r"lists no models \(200: auth: no key\)",
+        ),
+    ],
 )
 def test_server_without_models_must_be_told_which(models: dict[str, object], message: str) -> None:
     async def ask(wanted: str | None) -> str:
@@ -286,6 +431,17 @@ def test_server_without_models_must_be_told_which(models: dict[str, object], mes
         with pytest.raises(ServerError, match=message):
             asyncio.run(ask(None))
         assert asyncio.run(ask("mine")) == "mine"
+
+
+def test_server_that_sends_on_is_not_followed() -> None:
+    """Keys would go elsewhere, and each request would take two."""
+
+    async def ask() -> None:
+        async with open_session() as http:
+            await Server.at(f"{server.url}/moved").model(http, {}, "mine")
+
+    with CompletionServer() as server, pytest.raises(ServerError, match="sends on to http://h/v1"):
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])

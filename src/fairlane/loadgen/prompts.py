@@ -8,7 +8,7 @@ prompts do share their beginning, and a prefix cache will make them cheaper.
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fairlane.core.errors import FairlaneError
 from fairlane.workloads.trace import TracedRequest
@@ -61,8 +61,13 @@ def added_tokens(one_word: int, eleven_words: int) -> int:
     return one_word - 1
 
 
-def body(prompt: Prompt, output_len: int, *, model: str | None, user: str) -> bytes:
-    """A streaming request to /v1/completions for exactly `output_len` tokens, as JSON."""
+def body(
+    prompt: Prompt, output_len: int, *, model: str | None, user: str, omit: Collection[str] = ()
+) -> bytes:
+    """A streaming request to /v1/completions for exactly `output_len` tokens, as JSON.
+
+    omit: fields, names in OMITTABLE, that the server does not take.
+    """
     fields = {
         "model": model,
         "prompt": prompt,
@@ -74,4 +79,5 @@ def body(prompt: Prompt, output_len: int, *, model: str | None, user: str) -> by
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    return json.dumps(fields, separators=(",", ":")).encode()
+    sent = {name: value for name, value in fields.items() if name not in omit}
+    return json.dumps(sent, separators=(",", ":")).encode()

@@ -10,7 +10,7 @@ every request that was sent ends up in the records: finished, rejected or aborte
 import asyncio
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,10 +18,13 @@ from typing import NamedTuple
 import aiohttp
 
 from fairlane.loadgen.clients import Identity
+from fairlane.loadgen.ends import failure, record, refusal
+from fairlane.loadgen.errors import AnswerError
+from fairlane.loadgen.events import EventParser
 from fairlane.loadgen.health import Health
 from fairlane.loadgen.prompts import MakePrompt, body
-from fairlane.loadgen.server import Server
-from fairlane.loadgen.stream import Answer, EventParser, StreamError, excerpt, read_error
+from fairlane.loadgen.server import IDLE_S, Server
+from fairlane.loadgen.stream import Answer
 from fairlane.records import RequestRecord
 from fairlane.workloads.trace import TracedRequest
 
@@ -52,14 +55,17 @@ class Progress(NamedTuple):
 class Sent:
     """What was sent and what came of it.
 
-    records: of all requests sent, in arrival order. failures: how many ended for which reason.
-    unsent: requests that an interrupt kept back. uncounted: finished requests whose tokens the
-    server did not count. last_sent_s, total_time_s: seconds from the start to the last request
-    sent, and to the end of the last answer.
+    records: of all requests sent, in arrival order. failures: how many ended for which reason;
+    said: what was said of the first of each. complaints: how often the server named a field that
+    it does not take. unsent: requests that an interrupt kept back. uncounted: finished requests
+    whose tokens the server did not count. last_sent_s, total_time_s: seconds from the start to the
+    last request sent, and to the end of the last answer.
     """
 
     records: list[RequestRecord] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
+    complaints: Counter[str] = field(default_factory=Counter)
     uncounted: int = 0
     unsent: int = 0
     last_sent_s: float = 0.0
@@ -67,22 +73,13 @@ class Sent:
     interrupted: bool = False
 
 
-class _Refused(Exception):
-    """The server answered with another status than 200."""
-
-    def __init__(self, outcome: str, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.outcome = outcome
-        self.kind = kind
-        self.detail = detail
-
-
 class OpenLoop:
     """Sends one workload, once.
 
     requests: in arrival order, in seconds from the start. identities: of all their clients.
     timeout_s: after which a request is given up, from when it was sent. drain_s: how long
-    interrupted requests may still run on. progress: called every second.
+    interrupted requests may still run on. omit: fields that requests leave out, as of
+    `prompts.body`. progress: called every second.
     """
 
     def __init__(
@@ -94,6 +91,7 @@ class OpenLoop:
         *,
         timeout_s: float,
         drain_s: float,
+        omit: Collection[str] = (),
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.health = Health()
@@ -104,8 +102,10 @@ class OpenLoop:
         self._prompt = prompt
         self._timeout_s = timeout_s
         self._drain_s = drain_s
+        self._omit = omit
         self._progress = progress
-        self._running: dict[asyncio.Task[None], Answer] = {}
+        self._running: dict[asyncio.Task[str], Answer] = {}
+        self._emptying: set[asyncio.Task[None]] = set()
         self._ended: Counter[str] = Counter()
         self._tokens_of_ended = 0
         self._worst_lag_s = 0.0
@@ -125,6 +125,7 @@ class OpenLoop:
                 await self._pacer
             while self._running:
                 await asyncio.wait(self._running)
+            await asyncio.gather(*self._emptying)
         finally:
             for watcher in watchers:
                 watcher.cancel()
@@ -171,15 +172,24 @@ class OpenLoop:
         """Start each request at its time; what it sends is made before, not when it is due."""
         for request in self._requests:
             identity = self._identities[request.client]
-            prompt = self._prompt(request)
-            payload = body(prompt, request.output_len, model=identity.model, user=identity.user)
+            payload = body(
+                self._prompt(request), request.output_len,
+                model=identity.model, user=identity.user, omit=self._omit,
+            )  # fmt: skip
             due = self._start + request.arrival_s
             await asyncio.sleep(due - self._loop.time())  # yields once where it is late already
-            answer = Answer()
+            answer = Answer(request.output_len)
             send = self._send(http, request, payload, identity.headers, answer)
             task = asyncio.create_task(send)
             self._running[task] = answer
-            task.add_done_callback(self._running.pop)
+            task.add_done_callback(self._settle)
+
+    def _settle(self, task: asyncio.Task[str]) -> None:
+        """Count a request among those that ended, and no longer among those that run."""
+        answer = self._running.pop(task)
+        if not task.cancelled():  # before it was sent
+            self._ended[task.result()] += 1
+            self._tokens_of_ended += answer.tokens
 
     async def _send(
         self,
@@ -188,26 +198,21 @@ class OpenLoop:
         payload: bytes,
         headers: Mapping[str, str],
         answer: Answer,
-    ) -> None:
-        """One request from its sending to its record."""
+    ) -> str:
+        """One request from its sending to its record; its outcome."""
         self.sent.last_sent_s = self._loop.time() - self._start
         self.health.send_lags_s.append(self.sent.last_sent_s - request.arrival_s)
-        outcome, kind, detail = "finished", "", ""
+        error: AnswerError | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._exchange(http, payload, headers, answer)
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as raised:
             if not answer.complete:
-                outcome, kind, detail = self._failure(error)
-        if kind:
-            self.sent.failures[f"{outcome}: {kind}"] += 1
-        elif not answer.counted:
-            self.sent.uncounted += 1
-        self._ended[outcome] += 1
-        self._tokens_of_ended += answer.tokens
-        reason = f"{kind}: {detail}" if detail else kind
-        self.sent.records.append(_record(request, answer, self._start, outcome, reason))
-        self.sent.total_time_s = self._loop.time() - self._start
+                error = failure(raised, self._timeout_s)
+        self._note(answer, error)
+        ended = record(request, answer, self._start, error)
+        self.sent.records.append(ended)
+        return ended.outcome
 
     async def _exchange(
         self,
@@ -216,38 +221,51 @@ class OpenLoop:
         headers: Mapping[str, str],
         answer: Answer,
     ) -> None:
-        """Send, and read the stream into `answer`. Raises what went wrong."""
-        async with http.post(self._server.completions, data=payload, headers=headers) as response:
+        """Send, and read the stream into `answer` until it is done. Raises what went wrong."""
+        url = self._server.completions
+        post = http.post(url, data=payload, headers=headers, allow_redirects=False)
+        response = await post
+        try:
             if response.status != 200:
-                raise _refusal(response, await response.read())
-            parser = EventParser()
-            async for received in response.content.iter_any():
-                now = self._loop.time()
-                for data in parser.feed(received):
-                    answer.take(data, now)
-        answer.end()
+                raise refusal(response, await response.read())
+            other = await self._read(response.content, answer)
+        except BaseException:
+            response.close()
+            raise
+        if not response.content.is_eof():
+            emptying = asyncio.create_task(_empty(response))
+            self._emptying.add(emptying)
+            emptying.add_done_callback(self._emptying.discard)
+        answer.end(other)
 
-    def _failure(self, error: BaseException) -> tuple[str, str, str]:
-        """(outcome, kind, detail) of what ended a request before its last token."""
-        match error:
-            case _Refused():
-                return error.outcome, error.kind, error.detail
-            case StreamError():
-                return "aborted", error.kind, error.detail
-            case asyncio.CancelledError():
-                return "aborted", "interrupted", ""
-            case aiohttp.ConnectionTimeoutError():
-                return "aborted", "cannot connect", "no answer to the connection"
-            case TimeoutError():
-                return "aborted", "timeout", f"not finished after {self._timeout_s:g} s"
-            case aiohttp.ClientConnectorError():
-                return "aborted", "cannot connect", excerpt(error)
-            case aiohttp.ClientPayloadError():
-                return "aborted", "disconnected", "in the stream"
-            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-                return "aborted", "disconnected", excerpt(error)
-            case _:
-                return "aborted", type(error).__name__, excerpt(error)
+    async def _read(self, content: aiohttp.StreamReader, answer: Answer) -> bytes:
+        """Take in events until nothing more matters; a body without any is given back."""
+        parser = EventParser()
+        async for received in content.iter_any():
+            now = self._loop.time()
+            for event in parser.feed(received):
+                answer.take(event, now)
+            if answer.done:
+                return b""
+        for event in parser.end():
+            answer.take(event, self._loop.time())
+        return parser.other
+
+    def _note(self, answer: Answer, error: AnswerError | None) -> None:
+        """Count how a request ended, and until when it counts.
+
+        A finished one ends with its last chunk, however long the connection is held open after it.
+        """
+        end = self._loop.time()
+        if error is None:
+            end = answer.last_s
+            self.sent.uncounted += not answer.counted
+        else:
+            kind = f"{error.outcome}: {error.kind}"
+            self.sent.failures[kind] += 1
+            self.sent.said.setdefault(kind, error.detail)
+            self.sent.complaints.update(error.fields)
+        self.sent.total_time_s = max(self.sent.total_time_s, end - self._start)
 
     async def _watch_loop(self) -> None:
         """Note how late the loop wakes this task."""
@@ -265,29 +283,9 @@ class OpenLoop:
             self._progress(self.progress())
 
 
-def _refusal(response: aiohttp.ClientResponse, content: bytes) -> _Refused:
-    code, message = read_error(content)
-    kind = f"{response.status} {code}".rstrip()
-    if response.status != 429:
-        return _Refused("aborted", kind, message)
-    wait = response.headers.get("Retry-After")
-    return _Refused("rejected", kind, message + (f"; retry after {excerpt(wait)}" if wait else ""))
-
-
-def _record(
-    request: TracedRequest, answer: Answer, start: float, outcome: str, reason: str
-) -> RequestRecord:
-    """What the client of a request saw; times count from when it was to be sent."""
-    times = [round(t - start - request.arrival_s, 6) for t in answer.times_s]
-    return RequestRecord(
-        id=request.id,
-        client=request.client,
-        arrival_s=request.arrival_s,
-        prompt_len=request.prompt_len if answer.prompt_tokens is None else answer.prompt_tokens,
-        output_len=answer.tokens if times else request.output_len,
-        ttft_s=times[0] if times else None,
-        latency_s=times[-1] if times else None,
-        outcome=outcome,
-        reason=reason,
-        token_times_s=times or None,
-    )
+async def _empty(response: aiohttp.ClientResponse) -> None:
+    """Read what comes after an answer, for a moment, so that its connection can be used again."""
+    with suppress(TimeoutError, aiohttp.ClientError, OSError):
+        async with asyncio.timeout(IDLE_S), response:
+            async for _ in response.content.iter_any():
+                pass

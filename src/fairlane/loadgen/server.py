@@ -16,8 +16,8 @@ import aiohttp
 
 from fairlane.core.errors import FairlaneError
 from fairlane.loadgen.clients import Identity
+from fairlane.loadgen.errors import excerpt, is_error, read_error
 from fairlane.loadgen.prompts import WORD, MakePrompt, added_tokens, word_prompts
-from fairlane.loadgen.stream import excerpt, read_error
 
 IDLE_S = 1.0  # below what servers keep an idle connection for, so that none is closed under us
 ASK_TIMEOUT_S = 60
@@ -64,7 +64,8 @@ class Server:
         Asks the server in any case, so that one that is not there is noticed before load is sent.
         Raises ServerError where there is no server, or none is wanted and it lists none.
         """
-        status, content = await self._ask(http.get(f"{self.url}/v1/models", headers=headers))
+        models = http.get(f"{self.url}/v1/models", headers=headers, allow_redirects=False)
+        status, content = await self._ask(models)
         if wanted is not None:
             return wanted
         try:
@@ -85,7 +86,9 @@ class Server:
         counts = []
         for number in (1, 11):
             request = {"model": client.model, "prompt": WORD * number, "max_tokens": 1}
-            post = http.post(self.completions, json=request, headers=client.headers)
+            post = http.post(
+                self.completions, json=request, headers=client.headers, allow_redirects=False
+            )
             try:
                 counts.append(int(_json(*await self._ask(post))["usage"]["prompt_tokens"]))
             except (LookupError, TypeError, ValueError) as error:
@@ -96,6 +99,9 @@ class Server:
         """(status, body) of the answer to a request. Raises ServerError where there is none."""
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S), request as response:
+                where = redirected_to(response)
+                if where:
+                    raise ServerError(f"{self.url} sends on to {where}: give --server that address")
                 return response.status, await response.read()
         except TimeoutError:
             raise ServerError(f"{self.url} does not answer within {ASK_TIMEOUT_S} s") from None
@@ -105,9 +111,16 @@ class Server:
 
 def _json(status: int, content: bytes) -> Any:
     """What an answer holds. Raises ValueError for an error and for what is not JSON."""
-    if status != 200:
-        raise ValueError(": ".join(filter(None, (str(status), *read_error(content)))))
-    return json.loads(content)
+    said = json.loads(content) if status == 200 else None
+    if status != 200 or is_error(said):
+        code, message, _ = read_error(content)
+        raise ValueError(": ".join(filter(None, (str(status), code, message))))
+    return said
+
+
+def redirected_to(response: aiohttp.ClientResponse) -> str:
+    """Where a server sends its clients on to, which is never followed; "" where it does not."""
+    return excerpt(response.headers.get("Location", "")) if 300 <= response.status < 400 else ""
 
 
 def open_session() -> aiohttp.ClientSession:
