@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from fairlane.core.errors import FairlaneError
 from fairlane.experiments.bench import BenchReport, BenchSettings, bench
 from fairlane.experiments.plotting import plot_runs, save_page
+from fairlane.experiments.settings import Settings
 from fairlane.metrics import Table, shares_while_waiting
 from fairlane.policies.registry import create_policy
 from fairlane.records import read_run
@@ -119,6 +121,25 @@ def test_measured_runs_are_drawn_and_simulated_like_others(tmp_path: Path) -> No
     assert again.requests() == BenchSettings(suite="real", server=SERVER, trace=trace).requests()
 
 
+def test_broken_requests_are_replayed_and_simulated_as_they_were_asked_for(tmp_path: Path) -> None:
+    """Cut after 3 of 16 tokens, ended early, counted otherwise, refused."""
+    asked = [TracedRequest(i, "ab"[i % 2], i * 0.01, 16, 16 + i) for i in range(5)]
+    trace = write_trace(tmp_path, asked)
+    stop = event(chunk(finish="stop"))
+    faults = {
+        16: stream_of(*[event(chunk())] * 3, cut=True),
+        17: stream_of(event(chunk()), stop, event(usage(16, 2))),
+        18: stream_of(event(chunk()), stop, event(usage(0, 18))),
+        19: answer_with(429, "no"),
+    }
+    with CompletionServer(faults=faults) as server:
+        report = measure(tmp_path, server, trace=trace)
+    assert [r.output_len for r in report.run.records] == [3, 2, 18, 19, 20]
+    result = str(tmp_path / "run.jsonl")
+    assert BenchSettings(suite="real", server=SERVER, trace=result).requests() == asked
+    assert Settings(suite="real", scheduler="fcfs", trace=result).requests() == asked
+
+
 def test_keys_reach_the_server_and_no_file(tmp_path: Path) -> None:
     clients = tmp_path / "clients.toml"
     clients.write_text('[clients.a]\nkey = "sk-a"\n[clients.b]\nheaders = { X-Tenant = "bob" }\n')
@@ -148,6 +169,7 @@ def test_all_rejected_is_a_result(tmp_path: Path) -> None:
     with CompletionServer(faults={16: answer_with(429, {"error": "no"})}) as server:
         report = measure(tmp_path, server)
     assert report.sent.failures == {"rejected: 429": 90}
+    assert report.finished == 0
     assert report.metrics["aborted"].median == 90
     assert [c["service"].median for c in report.clients.values()] == [0, 0]
     assert len(read_run(tmp_path / "run.jsonl").records) == 90
@@ -156,6 +178,14 @@ def test_all_rejected_is_a_result(tmp_path: Path) -> None:
 SHORT = stream_of(event(chunk(finish="stop")), event(usage(16, 1)))
 LONGER = stream_of(event(chunk(finish="length")), event(usage(17, 16)))
 UNCOUNTED = stream_of(*[event(chunk())] * 15, event(chunk(finish="length")))
+FEWER = stream_of(*[event(chunk())] * 15, event(chunk(finish="length")), event(usage(16, 15)))
+NONE = stream_of(*[event(chunk())] * 15, event(chunk(finish="length")), event(usage(16, 0)))
+NOT_FIRST = stream_of(
+    event(chunk(text="")), *[event(chunk())] * 15, event(chunk(finish="length")),
+    event(usage(16, 16)), event("[DONE]"),
+)  # fmt: skip
+STRICT = answer_with(400, {"error": {"message": "unknown fields: ignore_eos, min_tokens"}})
+TEXT_ONLY = answer_with(400, {"error": "cannot unmarshal array into field .prompt of type string"})
 
 
 @pytest.mark.parametrize(
@@ -165,6 +195,11 @@ UNCOUNTED = stream_of(*[event(chunk())] * 15, event(chunk(finish="length")))
         (LONGER, "counts other prompt lengths than asked for in 90 of 90"),
         (LONGER, "the server sends 16 tokens a chunk"),
         (UNCOUNTED, "90 of 90 answers came without usage"),
+        (NONE, "90 of 90 answers came without usage"),
+        (FEWER, "counts fewer tokens than chunks came with text in 90 of 90 answers"),
+        (STRICT, "complains of min_tokens in 90 answers: --omit min_tokens leaves it out"),
+        (STRICT, "complains of ignore_eos in 90 answers: --omit ignore_eos leaves it out"),
+        (TEXT_ONLY, "complains of prompt in 90 answers: --prompts words sends text"),
     ],
 )
 def test_numbers_that_are_not_what_they_seem_are_warned_of(
@@ -175,6 +210,51 @@ def test_numbers_that_are_not_what_they_seem_are_warned_of(
     assert any(warning in said for said in report.warnings)
 
 
+def measured_warnings(report: BenchReport) -> list[str]:
+    """The warnings but for those of this machine, which may be busy."""
+    return [said for said in report.warnings if "bottleneck" not in said]
+
+
+def test_chunk_without_a_token_is_nothing_to_warn_of(tmp_path: Path) -> None:
+    with CompletionServer(faults={16: NOT_FIRST}) as server:
+        report = measure(tmp_path, server)
+    assert not measured_warnings(report)
+    assert {len(r.token_times_s or ()) for r in report.run.records} == {16}
+
+
+async def strict(server: CompletionServer, request: web.Request) -> web.StreamResponse:
+    """Takes what OpenAI takes, and names the first field that it does not."""
+    unknown = [name for name in ("min_tokens", "ignore_eos") if name in await request.json()]
+    if unknown:
+        error = {"message": f"Unrecognized request argument supplied: {unknown[0]}", "code": None}
+        return web.json_response({"error": error}, status=400)
+    return await SHORT(server, request)
+
+
+def test_strict_server_is_measured_without_what_it_does_not_take(tmp_path: Path) -> None:
+    with CompletionServer(faults={16: strict}) as server:
+        assert measure(tmp_path, server).finished == 0
+        report = measure(tmp_path, server, omit=("min_tokens",))
+        assert any("--omit ignore_eos leaves it out" in said for said in report.warnings)
+        report = measure(tmp_path, server, omit=("min_tokens", "ignore_eos"))
+    assert report.finished == 90
+    assert measured_warnings(report) == [
+        "90 of 90 answers have another length than asked for: "
+        "nothing forces it without ignore_eos and min_tokens"
+    ]
+
+
+def test_user_is_left_out_unless_a_file_gives_one(tmp_path: Path) -> None:
+    clients = tmp_path / "clients.toml"
+    clients.write_text('[clients.a]\nkey = "k"\n[clients.b]\n')
+    with CompletionServer(faults={16: SHORT}) as server:
+        measure(tmp_path, server, clients=str(clients), omit=("user",))
+        assert not any("user" in seen.body for seen in server.seen)
+        clients.write_text('[clients.a]\nuser = "alice"\n[clients.b]\n')
+        with pytest.raises(FairlaneError, match="gives client a a user, which --omit user"):
+            measure(tmp_path, server, clients=str(clients), omit=("user",))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -182,6 +262,8 @@ def test_numbers_that_are_not_what_they_seem_are_warned_of(
         ({"suite": "real"}, "needs a trace"),
         ({"rate_scale": 0.0}, "rate_scale must be a number above 0"),
         ({"prompts": "poems"}, "known: tokens, words"),
+        ({"omit": ("min_token",)}, "did you mean min_tokens"),
+        ({"omit": ("max_tokens",)}, "unknown field to omit 'max_tokens'"),
         ({"weights": (1.0,)}, "1 weights for 2 clients"),
         ({"clients": "none.toml"}, "none.toml: cannot be read"),
         ({"duration": 0.1}, "nothing to send"),

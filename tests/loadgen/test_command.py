@@ -10,10 +10,20 @@ import pytest
 
 from fairlane.cli import main
 from fairlane.cli.bench import progress_text
+from fairlane.loadgen.errors import OMITTABLE
 from fairlane.loadgen.send import Progress
 from fairlane.records import read_run
 from fairlane.workloads import TracedRequest, write_csv
-from tests.loadgen.server import PATIENCE_S, CompletionServer, answer_with
+from tests.loadgen.server import (
+    PATIENCE_S,
+    CompletionServer,
+    answer_with,
+    chunk,
+    event,
+    hang_up,
+    stream_of,
+    usage,
+)
 
 LATER_S = 3600.0
 
@@ -51,13 +61,69 @@ def test_json_holds_the_same_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with CompletionServer(faults={4: answer_with(503, "down")}) as server:
-        assert run("--trace", write_trace(tmp_path, 0, 0), "--server", server.url, "--json") == 0
+        assert run("--trace", write_trace(tmp_path, 0, 0), "--server", server.url, "--json") == 3
     printed = capsys.readouterr()
     answer = json.loads(printed.out)
     assert answer["metrics"]["aborted"] == 2
     assert answer["manifest"]["failures"] == {"aborted: 503": 2}
     assert [client["client"] for client in answer["clients"]] == ["a", "b"]
-    assert "2 aborted: 503" in printed.err
+    assert "2 aborted: 503, the first: down" in printed.err
+
+
+def test_status_says_whether_anything_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = write_trace(tmp_path, 0, 0)
+    for refused in (answer_with(429, "no"), answer_with(500, "down"), hang_up):
+        with CompletionServer(faults={4: refused}) as server:
+            assert run("--trace", trace, "--server", server.url) == 3
+        assert "no request finished" in capsys.readouterr().err
+
+
+def test_one_finished_request_is_a_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    write_csv(trace, [TracedRequest(i, "a", 0.0, 8, 4 + i) for i in range(3)])
+    with CompletionServer(faults={4: answer_with(429, "no"), 5: hang_up}) as server:
+        assert run("--trace", str(trace), "--server", server.url) == 0
+    said = capsys.readouterr().err
+    assert "1 rejected: 429, the first: no" in said
+    assert "1 aborted: disconnected" in said
+
+
+def test_fields_are_left_out_and_help_is_offered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"error": {"message": "property 'ignore_eos' is unsupported", "type": "invalid"}}
+    faults = {4: answer_with(400, error)}
+    with CompletionServer(faults=faults) as server:
+        asked = ("--trace", write_trace(tmp_path, 0, 0), "--server", server.url)
+        assert run(*asked, "--omit", "min_tokens", "--omit", "temperature") == 3
+    assert not {"min_tokens", "temperature"} & set(server.seen[0].body)
+    said = capsys.readouterr().err
+    assert "2 aborted: 400 invalid, the first: property 'ignore_eos' is unsupported" in said
+    assert "warning: the server complains of ignore_eos in 2 answers: --omit ignore_eos" in said
+
+
+def test_help_names_every_field_and_every_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for said in (*OMITTABLE, "3 if none did", "130 after Ctrl-C"):
+        assert said in printed
+
+
+def test_broken_request_is_imported_as_it_was_asked_for(tmp_path: Path) -> None:
+    trace, output = write_trace(tmp_path, 0.0, 0.01), tmp_path / "run.jsonl"
+    fault = stream_of(event(chunk()), event(chunk()), event(usage(9, 2)), cut=True)
+    with CompletionServer(faults={4: fault}) as server:
+        assert run("--trace", trace, "--server", server.url, "--output", str(output)) == 3
+    assert [r.output_len for r in read_run(output).records] == [2, 2]
+    with pytest.raises(SystemExit) as ended:
+        main(["trace", "import", str(output), str(tmp_path / "again.csv")])
+    assert ended.value.code == 0
+    assert (tmp_path / "again.csv").read_bytes() == Path(trace).read_bytes()
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":

@@ -47,3 +47,9 @@ def test_request_asks_for_an_exact_number_of_tokens_and_their_count() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_fields_that_a_server_does_not_take_are_left_out() -> None:
+    omit = ("min_tokens", "ignore_eos", "stream_options", "temperature", "user")
+    sent = json.loads(body([11], 7, model="m", user="u", omit=omit))
+    assert sent == {"model": "m", "prompt": [11], "max_tokens": 7, "stream": True}

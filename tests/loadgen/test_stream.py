@@ -124,7 +124,7 @@ def test_counts_may_come_without_choices(no_choices: dict[str, Any]) -> None:
         {"prompt_tokens": None, "completion_tokens": None},
         {"prompt_tokens": -1, "completion_tokens": "2"},
         {"prompt_tokens": True, "completion_tokens": 2.5},
-        {"completion_tokens": 0},  # where text came
+        {"prompt_tokens": 0, "completion_tokens": 0},  # where text came
     ],
 )  # fmt: skip
 def test_counts_that_are_none_leave_the_answer_uncounted(counts: Any) -> None:

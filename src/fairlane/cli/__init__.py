@@ -73,7 +73,9 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0, 2 for bad input, 130 for an interrupt, 1 otherwise."""
+    """Run the command line and exit: 0, 2 for bad input, 130 for an interrupt, 1 for a mistake of
+    ours, and what a subcommand's help says beside these.
+    """
     sys.exit(_run(arguments))
 
 

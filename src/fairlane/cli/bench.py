@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fairlane.experiments.bench import BenchReport
     from fairlane.loadgen.send import Progress
 
+NOTHING_FINISHED = 3
 INTERRUPTED = 130
 
 
@@ -46,6 +47,13 @@ def bench(
     prompts: Annotated[
         str, typer.Option(help="tokens (random ids) or words (one, repeated).")
     ] = "tokens",
+    omit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out a field that the server refuses: ignore_eos, min_tokens, "
+            "stream_options, temperature or user. May be given several times."
+        ),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="What clients are entitled to, in order: 1,2,3,4.")
     ] = None,
@@ -71,6 +79,9 @@ def bench(
     simulate`: `fairlane plot` draws both. Ctrl-C stops sending, waits for what is under way and
     writes what there is.
 
+    Exit status: 0 if a request finished, however many others did not; 3 if none did; 2 for what is
+    wrong before anything is sent; 130 after Ctrl-C.
+
     \b
     fairlane bench overload --server http://127.0.0.1:8000 --output vtc.jsonl
     fairlane bench overload --server http://HOST:8000 --clients clients.toml --rate-scale 4
@@ -90,6 +101,7 @@ def bench(
         clients=str(clients) if clients is not None else None,
         client_model=client_model,
         prompts=prompts,
+        omit=tuple(omit or ()),
         weights=parse_numbers(weights, "--weights"),
         cost=cost,
         timeout_s=timeout,
@@ -105,6 +117,9 @@ def bench(
     _say_more(report, output)
     if report.sent.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if not report.finished:
+        say("no request finished")
+        raise typer.Exit(NOTHING_FINISHED)
 
 
 def _say_more(report: "BenchReport", output: Path | None) -> None:
@@ -115,7 +130,8 @@ def _say_more(report: "BenchReport", output: Path | None) -> None:
         f"{format_number(rates['intended_rate'])} intended"
     )
     for failure, count in report.sent.failures.most_common():
-        say(f"{count:,} {failure}")
+        said = report.sent.said[failure]
+        say(f"{count:,} {failure}" + (f", the first: {said}" if said else ""))
     if report.sent.unsent:
         say(f"{report.sent.unsent:,} requests were not sent")
     for warning in report.warnings:

@@ -17,12 +17,13 @@ from fairlane.experiments.runs import Range, client_values
 from fairlane.experiments.settings import Settings, read_requests, scaled_requests
 from fairlane.files import OutputError
 from fairlane.loadgen.clients import Identity, identities
+from fairlane.loadgen.errors import OMITTABLE, PROMPT
 from fairlane.loadgen.health import bottleneck
 from fairlane.loadgen.prompts import token_prompts
 from fairlane.loadgen.send import OpenLoop, Progress, Sent
 from fairlane.loadgen.server import Server, open_session
 from fairlane.metrics import headline, summarise
-from fairlane.records import Run, write_jsonl
+from fairlane.records import RequestRecord, Run, write_jsonl
 from fairlane.workloads.suites import get_suite
 from fairlane.workloads.trace import TracedRequest
 
@@ -37,8 +38,9 @@ class BenchSettings:
     times the rate; a suite's duration and silent windows stay, a trace is sent in so much less
     time. time_scale: then everything takes so many times as long. model: the server's first by
     default. clients: a clients file. client_model: the model of each client, with `{client}` in
-    it. prompts: a name in PROMPTS, drawn by `seed`. weights, cost: what clients are entitled to
-    and what tokens are worth, for the metrics alone. timeout_s, drain_s: as in `OpenLoop`.
+    it. prompts: a name in PROMPTS, drawn by `seed`. omit: fields that requests leave out, names in
+    OMITTABLE. weights, cost: what clients are entitled to and what tokens are worth, for the
+    metrics alone. timeout_s, drain_s: as in `OpenLoop`.
     """
 
     server: str
@@ -51,6 +53,7 @@ class BenchSettings:
     clients: str | None = None
     client_model: str | None = None
     prompts: str = "tokens"
+    omit: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     cost: str = "linear"
     timeout_s: float = 3600.0
@@ -64,6 +67,9 @@ class BenchSettings:
                 raise FairlaneError(f"{name} must be a number above 0, not {getattr(self, name)}")
         if self.prompts not in PROMPTS:
             raise UnknownNameError("kind of prompts", self.prompts, PROMPTS)
+        for name in self.omit:
+            if name not in OMITTABLE:
+                raise UnknownNameError("field to omit", name, OMITTABLE)
 
     def requests(self) -> list[TracedRequest]:
         """The workload, at the times at which it is sent."""
@@ -93,6 +99,11 @@ class BenchReport:
     metrics: dict[str, Range]
     clients: dict[str, dict[str, Range]]
 
+    @property
+    def finished(self) -> int:
+        """How many requests finished; where none did, nothing was measured."""
+        return sum(record.outcome == "finished" for record in self.run.records)
+
 
 def bench(
     settings: BenchSettings,
@@ -117,7 +128,7 @@ def bench(
     return BenchReport(
         run=run,
         sent=sent,
-        warnings=list(_warnings(requests, run, sent)),
+        warnings=list(_warnings(settings, run, sent)),
         metrics={name: Range.of([value]) for name, value in headline(run).items()},
         clients={
             summary.client: {n: Range.of([v]) for n, v in client_values(summary).items()}
@@ -157,7 +168,8 @@ async def _measure(
             prompt(min(requests, key=lambda request: request.prompt_len))  # raises if too short
         loop = OpenLoop(
             server, requests, clients, prompt,
-            timeout_s=settings.timeout_s, drain_s=settings.drain_s, progress=progress,
+            timeout_s=settings.timeout_s, drain_s=settings.drain_s, omit=settings.omit,
+            progress=progress,
         )  # fmt: skip
         with _interrupts(loop.interrupt):
             sent = await loop.run(http)
@@ -171,12 +183,19 @@ async def _measure(
 
 
 def _identities(settings: BenchSettings, requests: list[TracedRequest]) -> dict[str, Identity]:
-    return identities(
+    found = identities(
         (request.client for request in requests),
         model=settings.model,
         file=Path(settings.clients) if settings.clients is not None else None,
         client_model=settings.client_model,
     )
+    for client, identity in found.items():
+        if "user" in settings.omit and identity.user != client:
+            raise FairlaneError(
+                f"{settings.clients}: gives client {client} a user, which --omit user leaves out; "
+                "choose one"
+            )
+    return found
 
 
 @contextmanager
@@ -210,22 +229,43 @@ def _rates(sent: Sent) -> dict[str, float]:
     }
 
 
-def _warnings(requests: list[TracedRequest], run: Run, sent: Sent) -> Iterator[str]:
+def _warnings(settings: BenchSettings, run: Run, sent: Sent) -> Iterator[str]:
     limit = bottleneck(run.manifest["client"])
     if limit is not None:
         yield limit
-    asked = {request.id: request for request in requests}
+    for name, count in sent.complaints.most_common():
+        yield f"the server complains of {name} in {count} answers{_help(settings, name)}"
     finished = [record for record in run.records if record.outcome == "finished"]
-    prompts = sum(r.prompt_len != asked[int(r.id)].prompt_len for r in finished)
-    outputs = sum(r.output_len != asked[int(r.id)].output_len for r in finished)
     of = f"of {len(finished)} answers"
+    prompts = sum(record.asked_prompt_len is not None for record in finished)
+    outputs = sum(record.asked_output_len is not None for record in finished)
     if prompts:
         yield f"the server counts other prompt lengths than asked for in {prompts} {of}"
     if outputs:
-        yield f"{outputs} {of} have another length than asked for: is ignore_eos unknown there?"
+        left_out = " and ".join(n for n in ("ignore_eos", "min_tokens") if n in settings.omit)
+        why = f"nothing forces it without {left_out}" if left_out else "is ignore_eos unknown?"
+        yield f"{outputs} {of} have another length than asked for: {why}"
     if sent.uncounted:
         yield f"{sent.uncounted} {of} came without usage: tokens were counted by chunks"
-    tokens = sum(record.output_len for record in finished)
-    chunks = sum(len(record.token_times_s or ()) for record in finished)
+    yield from _coarse(finished)
+
+
+def _help(settings: BenchSettings, name: str) -> str:
+    """What to do about a field that the server does not take; "" where nothing is known."""
+    if name == PROMPT:
+        return ": --prompts words sends text" if settings.prompts == "tokens" else ""
+    return "" if name in settings.omit else f": --omit {name} leaves it out"
+
+
+def _coarse(finished: list[RequestRecord]) -> Iterator[str]:
+    """Where chunks are no tokens, and their times not the tokens'."""
+    counts = [(record.output_len, len(record.token_times_s or ())) for record in finished]
+    tokens, chunks = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
     if tokens > 1.05 * chunks:
         yield f"the server sends {tokens / chunks:.2g} tokens a chunk: their times are as coarse"
+    fewer = sum(count < came for count, came in counts)
+    if fewer:
+        yield (
+            f"the server counts fewer tokens than chunks came with text in {fewer} of "
+            f"{len(finished)} answers: one of both is wrong, or its chunks are no tokens"
+        )

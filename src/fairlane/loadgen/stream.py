@@ -56,7 +56,7 @@ class Answer:
         data = event.data.strip()
         if event.name == ERROR:
             raise _told("error in the stream", data)
-        if not data or _is_keep_alive(event.name):
+        if not data or (event.name and _is_keep_alive(event.name)):
             return
         if data == DONE:
             self.done = True
@@ -131,9 +131,9 @@ class Answer:
         self.finished = self.finished or bool(reasons)
 
     def _take_count(self, usage: dict[str, Any]) -> None:
-        """Counts so far; none that cannot be, such as no token where text came."""
+        """Counts so far; none that cannot be, such as no token where there was text."""
         prompt, tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if _is_count(prompt):
+        if prompt and _is_count(prompt):
             self.prompt_tokens = prompt
         if _is_count(tokens) and (tokens or not self._texts_s):
             self._count, self._uncounted = tokens, 0
