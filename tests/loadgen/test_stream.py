@@ -123,6 +123,7 @@ def test_counts_may_come_without_choices(no_choices: dict[str, Any]) -> None:
         None, {}, "many", [], {"x": 1},
         {"prompt_tokens": None, "completion_tokens": None},
         {"prompt_tokens": -1, "completion_tokens": "2"},
+        {"prompt_tokens": 10**400, "completion_tokens": 10**400},
         {"prompt_tokens": True, "completion_tokens": 2.5},
         {"prompt_tokens": 0, "completion_tokens": 0},  # where text came
     ],
@@ -207,6 +208,7 @@ def test_time_of_a_keep_alive_is_no_time_of_the_answer() -> None:
     ("data", "kind", "detail"),
     [
         ("{half", "malformed stream", "not JSON: {half"),
+        ("[" * 100_000, "malformed stream", "not JSON: [[["),
         ("7", "malformed stream", "not a chunk of a completion: 7"),
         ("[]", "malformed stream", "not a chunk of a completion: []"),
         ('{"choices": 3}', "malformed stream", 'not a chunk of a completion: {"choices": 3}'),

@@ -285,7 +285,7 @@ class OpenLoop:
 
 async def _empty(response: aiohttp.ClientResponse) -> None:
     """Read what comes after an answer, for a moment, so that its connection can be used again."""
-    with suppress(TimeoutError, aiohttp.ClientError, OSError):
+    with suppress(Exception):  # the answer is there, whatever comes now
         async with asyncio.timeout(IDLE_S), response:
             async for _ in response.content.iter_any():
                 pass

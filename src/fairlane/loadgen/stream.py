@@ -24,6 +24,7 @@ from fairlane.loadgen.events import ERROR, Event
 DONE = b"[DONE]"
 BROKEN_OFF = "stream broken off"
 NO_STREAM = "no stream"
+MOST_TOKENS = 1 << 40  # no model has such a context
 _NOT_ENDED = ("", "null", "not_finished")  # finish reasons of chunks that are not the last
 _GIVEN_UP = ("abort", "aborted", "cancelled", "canceled", "error", "timeout")
 _KEEP_ALIVE = ("ping", "pong", "heartbeat", "keepalive")
@@ -147,7 +148,7 @@ def _is_keep_alive(name: str) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS
 
 
 def _text(choice: dict[str, Any]) -> Any:
@@ -166,7 +167,7 @@ def _chunk(data: bytes) -> dict[str, Any]:
     """The JSON object that an event holds. Raises AnswerError for an error and for what is none."""
     try:
         chunk: Any = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise AnswerError(MALFORMED, f"not JSON: {excerpt(data)}") from None
     if is_error(chunk):
         raise _told("error in the stream", data)
