@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,45 @@ def test_jsonl_gives_back_the_run(run: Run, tmp_path_factory: pytest.TempPathFac
     write_jsonl(path, run)
     assert read_jsonl(path) == run
     if run.records:
-        assert read_run(path) == run
+        again = read_run(path)  # counted from the first arrival: no suite made these
+        first = min(record.arrival_s for record in run.records)
+        assert (again.manifest, again.start_s) == (run.manifest, first)
+        arrivals = [record.arrival_s for record in again.records]
+        assert min(arrivals) == 0
+        assert arrivals == pytest.approx([r.arrival_s - first for r in run.records], abs=1e-6)
+        for record, given in zip(again.records, run.records, strict=True):
+            assert replace(record, arrival_s=given.arrival_s) == given
+
+
+@pytest.mark.parametrize(
+    ("manifest", "first", "start"),
+    [
+        ({"suite": "overload"}, 0.65, 0.0),  # the clock began with the suite's clients
+        ({"suite": "overload"}, 819_000.0, 819_000.0),  # no suite's clock is so late
+        ({"suite": "real"}, 0.65, 0.65),
+        ({"suite": "Real"}, 0.65, 0.65),
+        ({}, 819_000.0, 819_000.0),
+        ({"config": {"mode": "real"}}, 1.7e9, 1.7e9),
+    ],
+)
+def test_a_run_is_counted_from_its_first_arrival_unless_a_suite_began_its_clock(
+    tmp_path: Path, manifest: dict[str, Any], first: float, start: float
+) -> None:
+    records = [
+        RequestRecord(0, "a", first, 7, 3, 0.1, 0.4),
+        RequestRecord(1, "b", first + 2, 7, 3, 0.1, 0.4),
+    ]
+    write_jsonl(tmp_path / "run.jsonl", Run(manifest, records, first + 3))
+    run = read_run(tmp_path / "run.jsonl")
+    assert run.start_s == start
+    assert [r.arrival_s for r in run.records] == [first - start, first + 2 - start]
+    assert run.total_time_s == first + 3 - start
+
+
+def test_a_total_time_that_does_not_count_from_the_clock_is_left_alone(tmp_path: Path) -> None:
+    record = RequestRecord(0, "a", 1.7e9, 7, 3, 0.1, 0.4)
+    write_jsonl(tmp_path / "run.jsonl", Run({}, [record], 9.5))
+    assert read_run(tmp_path / "run.jsonl").total_time_s == 9.5
 
 
 def test_record_keeps_what_was_asked_for_beside_what_came(tmp_path: Path) -> None:

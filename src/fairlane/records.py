@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from fairlane.files import atomic_write
 
 T = TypeVar("T")
 
+_SUITES_BEGIN_WITHIN_S = 60.0  # their first arrival is within seconds, unless rates are tiny
 OUTCOMES = ("finished", "rejected", "aborted")
 
 
@@ -55,11 +56,15 @@ class RequestRecord:
 
 @dataclass(slots=True)
 class Run:
-    """All requests of one run, in arrival order, and what they were made with."""
+    """All requests of one run, in arrival order, and what they were made with.
+
+    start_s: what the clock of the file that it was read from said at second 0; not written.
+    """
 
     manifest: dict[str, Any]
     records: list[RequestRecord] = field(default_factory=list)
     total_time_s: float = 0.0
+    start_s: float = 0.0
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
@@ -141,6 +146,8 @@ def _read_manifest(path: Path, request_count: int) -> tuple[dict[str, Any], floa
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a result file of ours or of the artifact. Raises RecordError.
 
+    Counted from the first arrival, but for a run of a suite: its clock starts with its clients.
+
     A run of the artifact gets `source: artifact`, its settings as `config` and its own sums as
     `reported`. Those sums are not to be trusted: its abort count is always 0, its throughput
     counts aborted requests, and what it calls first-token latency is the whole request's.
@@ -151,10 +158,33 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise RecordError(f"{path}: holds no requests")
     number, entry = first
     if not (isinstance(entry, dict) and "config" in entry and "result" in entry):
-        return read_jsonl(path)
+        return _from_first_arrival(read_jsonl(path))
     if next(lines, None) is not None:
         raise RecordError(f"{path}: holds several experiments; put each in a file of its own")
-    return _checked(path, number, entry, _artifact_run)
+    return _from_first_arrival(_checked(path, number, entry, _artifact_run))
+
+
+def _from_first_arrival(run: Run) -> Run:
+    """The run on a clock that starts when its first request comes.
+
+    Left alone where the clock is its own: it began with a suite's clients, of whom the first sends
+    within seconds. A trace has its recorder's clock, and nothing was there to be served before.
+    """
+    from fairlane.workloads.trace import since  # numpy, which `import fairlane` does without
+
+    first = min((record.arrival_s for record in run.records), default=0.0)
+    if first == 0 or (_is_of_suite(run.manifest) and first <= _SUITES_BEGIN_WITHIN_S):
+        return run
+    records = [replace(r, arrival_s=since(first, r.arrival_s)) for r in run.records]
+    total = run.total_time_s  # may count from the first arrival already
+    return Run(run.manifest, records, since(first, total) if total >= first else total, first)
+
+
+def _is_of_suite(manifest: dict[str, Any]) -> bool:
+    """Whether the workload was drawn, so that its times count from when its clients began."""
+    config = manifest.get("config")
+    made_by = config.get("mode") if isinstance(config, dict) else manifest.get("suite")
+    return isinstance(made_by, str) and made_by.strip().lower() != "real"
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:

@@ -210,10 +210,10 @@ def test_traces(tmp_path: Path) -> None:
     found = parsed(tmp_path, "trace", "info", "made.csv")
     assert (found["requests"], len(found["clients"])) == (210, 5)
     answer(tmp_path, "trace", "import", "made.csv", "again.csv")
-    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "made.csv").read_bytes()
+    assert parsed(tmp_path, "trace", "info", "again.csv") == {**found, "start_s": 0.0}
     answer(tmp_path, "simulate", "real", "--trace", "made.csv", "--output", "run.jsonl")
     answer(tmp_path, "trace", "import", "run.jsonl", "replayed.csv")
-    assert (tmp_path / "replayed.csv").read_bytes() == (tmp_path / "made.csv").read_bytes()
+    assert (tmp_path / "replayed.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
     assert "per minute" in answer(tmp_path, "trace", "info", "made.csv")
 
 
@@ -291,8 +291,24 @@ def test_compare_prints_rows_and_nothing_else(tmp_path: Path, reference_dir: Pat
         ("simulate overload --rate-limit 5", "not rate_limit"),
         ("simulate overload --duration nan", "duration must be a positive number"),
         ("simulate overload --cold-start -1", "delay of the first prefill must be seconds >= 0"),
-        ("simulate overload --memory-tokens 300", "this server holds prompts up to"),
+        (
+            "simulate overload --memory-tokens 300",
+            "request 540 of client 1: prompt_len + output_len is 512, and at most 265",
+        ),
         ("simulate real", "suite real needs a trace"),
+        ("simulate overload --trace trace.csv", "suite overload takes no trace: real does"),
+        ("simulate overload --too-long drop", "too-long is for a trace"),
+        ("simulate overload --format csv", "format csv: nothing is written without an output"),
+        ("simulate overload --runs 2 --no-noise", "without noise every seed gives the same run"),
+        ("simulate overload --scheduler fcfs --artifact", "scheduler fcfs lifts nobody"),
+        ("simulate overload --weights 1_0,2", "--weights takes numbers above 0"),
+        ("simulate overload --rates 1_0,2", "--rates takes numbers above 0"),
+        ("simulate real --trace trace.csv --weights a=1,z=2", "weights for z, who sends nothing"),
+        ("trace import trace.csv made.csv --too-long drop", "give --memory-tokens"),
+        ("demo --too-long drop", "too-long is for a trace"),
+        ("reproduce --only fig3 --trace trace.csv", "none of these figures is of a trace"),
+        ("plot x.jsonl x.jsonl", "x.jsonl: named twice"),
+        ("profile-cost trace.csv --batch 4", "--batch is for --profile"),
         ("simulate overload --output trace.csv/x.jsonl", "trace.csv/x.jsonl: cannot be written"),
         ("simulate overload --bogus", "No such option: --bogus"),
         ("simulate", "Missing argument 'suite'; see fairlane simulate --help"),
@@ -321,9 +337,9 @@ def test_bad_input_is_one_clear_line(
     ("row", "complaint"),
     [
         ("a,-1.0,16,8", "arrival_s must be seconds >= 0, not -1.0"),
-        ("a,nan,16,8", "arrival_s must be seconds >= 0, not nan"),
+        ("a,nan,16,8", "arrival_s must be a number, not 'nan'"),
         ("a,0.1,16,8", "arrival_s 0.1 is before the one above; sort by it"),
-        ("a,2.0,16,4000", "prompt_len + output_len is 4016, more than the memory of 3070 tokens"),
+        ("a,2.0,16,4000", "prompt_len + output_len is 4016, and at most 3070 tokens fit"),
         ("a,2.0,16,x", "output_len must be a whole number, not 'x'"),
         ("a,2.0,16", "not as many fields as the first line names"),
     ],

@@ -85,7 +85,10 @@ def test_copies_and_strangers_are_skipped_with_a_reason(tmp_path: Path) -> None:
     assert "assumed" in comparison.experiments[0].note
     skipped = comparison.skipped
     assert skipped["all_results_a.jsonl"] == "the same as VTC/all_results_a.jsonl"
-    assert skipped["WVTC/all_results_b.jsonl"] == "4 weights for 1 clients: give one each"
+    assert (
+        skipped["WVTC/all_results_b.jsonl"]
+        == "4 weights for 1 clients: give one each, to 0, or NAME=NUMBER"
+    )
     assert skipped["MINE/all_results_c.jsonl"] == "no settings known for this name"
     assert "FCFS/all_results_d.jsonl:1:" in skipped["FCFS/all_results_d.jsonl"]
 

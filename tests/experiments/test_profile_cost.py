@@ -51,9 +51,11 @@ def test_a_profile_is_fitted_closely() -> None:
     [
         ("warmup,16,,0.1", "phase must be one of prefill, decode, request, not 'warmup'"),
         ("prefill,16,,-1", "seconds must be at least 0, not -1.0"),
-        ("prefill,16,,nan", "seconds must be at least 0, not nan"),
+        ("prefill,16,,nan", "seconds must be a number, not 'nan'"),
         ("decode,16,-4,0.1", "lengths must be at least 0"),
-        ("prefill,x,,0.1", "invalid literal for int"),
+        ("prefill,x,,0.1", "prompt_len must be a whole number, not 'x'"),
+        ("decode,1_6,4,0.1", "prompt_len must be a whole number, not '1_6'"),
+        ("decode,16,4.5,0.1", "output_len must be a whole number, not '4.5'"),
         ("prefill,16", "not as many fields"),
     ],
 )

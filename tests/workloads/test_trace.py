@@ -1,6 +1,8 @@
 """Traces survive CSV, say what is wrong with them, and are summed up."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from fairlane.workloads import TracedRequest, TraceError, info, read_csv, write_
 
 HEADER = "client,arrival_s,prompt_len,output_len\n"
 
-clients = st.text(min_size=1, max_size=8).filter(str.isprintable)
+clients = st.text(min_size=1, max_size=8).filter(
+    lambda name: name.isprintable() and name == name.strip()
+)
 rows = st.lists(
     st.tuples(
         st.floats(0, 1e9, allow_nan=False), clients, st.integers(1, 10**9), st.integers(1, 10**9)
@@ -29,13 +33,20 @@ def test_csv_gives_back_what_it_was_given(
     requests = [TracedRequest(i, c, t, p, o) for i, (t, c, p, o) in enumerate(rows)]
     path = tmp_path_factory.mktemp("csv") / "trace.csv"
     write_csv(path, requests)
-    assert read_csv(path) == requests
+    again = read_csv(path)  # counted from the first arrival
+    assert [replace(a, arrival_s=r.arrival_s) for a, r in zip(again, requests, strict=True)] == (
+        requests
+    )
+    shifted = [r.arrival_s - requests[0].arrival_s for r in requests]
+    assert [a.arrival_s for a in again] == pytest.approx(shifted, abs=1e-6)
+    write_csv(path, again)
+    assert read_csv(path) == again
 
 
 def test_columns_come_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("output_len,note,client,prompt_len,arrival_s\n7,x,anna,5,0.5\n")
-    assert read_csv(path) == [TracedRequest(0, "anna", 0.5, 5, 7)]
+    assert read_csv(path) == [TracedRequest(0, "anna", 0.0, 5, 7)]
 
 
 @pytest.mark.parametrize(
@@ -47,14 +58,25 @@ def test_columns_come_in_any_order(tmp_path: Path) -> None:
         (HEADER + "a,0,5,5,5\n", ":2: ", "not as many fields"),
         (HEADER + "a,0,5,5\na,soon,5,5\n", ":3: ", "arrival_s must be a number, not 'soon'"),
         (HEADER + "a,-1,5,5\n", ":2: ", "arrival_s must be seconds >= 0"),
-        (HEADER + "a,nan,5,5\n", ":2: ", "arrival_s must be seconds >= 0"),
-        (HEADER + "a,inf,5,5\n", ":2: ", "arrival_s must be seconds >= 0"),
+        (HEADER + "a,nan,5,5\n", ":2: ", "arrival_s must be a number, not 'nan'"),
+        (HEADER + "a,inf,5,5\n", ":2: ", "arrival_s must be a number, not 'inf'"),
+        (HEADER + "a,1e999,5,5\n", ":2: ", "arrival_s must be seconds >= 0, not inf"),
+        (HEADER + "a,1.7e12,5,5\n", ":2: ", "too many: milliseconds?"),
         (HEADER + "a,2,5,5\nb,1,5,5\n", ":3: ", "before the one above; sort"),
         (HEADER + "a,0,0,5\n", ":2: ", "at least 1, not 0 and 5"),
         (HEADER + "a,0,5,-3\n", ":2: ", "at least 1, not 5 and -3"),
         (HEADER + "a,0,5.5,5\n", ":2: ", "prompt_len must be a whole number, not '5.5'"),
         (HEADER + ",0,5,5\n", ":2: ", "client must be a name"),
-        (HEADER + "a,0,60,41\n", ":2: ", "101, more than the memory of 100 tokens"),
+        (HEADER + "a,0,1_000,5\n", ":2: ", "prompt_len must be a whole number, not '1_000'"),
+        (HEADER + "a,0,\u0663,5\n", ":2: ", "prompt_len must be a whole number, not '\u0663'"),
+        (HEADER + "a,0,1 000,5\n", ":2: ", "prompt_len must be a whole number, not '1 000'"),
+        (HEADER + 'a,0,"1,000",5\n', ":2: ", "prompt_len must be a whole number, not '1,000'"),
+        (HEADER + "a,0,,5\n", ":2: ", "prompt_len must be a whole number, not ''"),
+        (HEADER + "a,0,1e400,5\n", ":2: ", "prompt_len must be a whole number, not '1e400'"),
+        (HEADER + "a,0,0x10,5\n", ":2: ", "prompt_len must be a whole number, not '0x10'"),
+        (HEADER + "a,1_0,5,5\n", ":2: ", "arrival_s must be a number, not '1_0'"),
+        ("client," + HEADER, ":1: ", "the first line names client twice"),
+        ("TIMESTAMP,ContextTokens\n", ":1: ", "(it names TIMESTAMP, ContextTokens); the first"),
         (HEADER, ": ", "holds no requests"),
         (HEADER + 'a,0,5,5\n"a"b,0,5,5\n', ": ", "not a CSV file"),
     ],
@@ -63,18 +85,34 @@ def test_bad_rows_are_named_by_file_and_line(
     tmp_path: Path, content: str, line: str, complaint: str
 ) -> None:
     path = tmp_path / "bad.csv"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(TraceError) as caught:
-        read_csv(path, max_total_len=100)
+        read_csv(path)
     assert str(caught.value).startswith(f"{path}{line}")
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_lengths_up_to_the_memory_pass(tmp_path: Path) -> None:
+def test_what_spreadsheets_and_people_write_is_read(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(HEADER + "a,0,60,40\n")
-    assert len(read_csv(path, max_total_len=100)) == 1
+    path.write_text(
+        "\ufeffclient, arrival_s, prompt_len, output_len, note, note\r\n"
+        "anna, 1E1, 374.0, 1e3, x, y\r\n\r\n"
+        ' "b, c", 10.50,+44 ,.5e2,,\r\n',
+        encoding="utf-8",
+    )
+    assert read_csv(path) == [
+        TracedRequest(0, "anna", 0.0, 374, 1000),
+        TracedRequest(1, "b, c", 0.5, 44, 50),
+    ]
+
+
+@pytest.mark.parametrize("clock", ["0", "819000", "1700000000", "99999999999"])
+def test_arrivals_are_counted_from_the_first_whatever_the_clock(tmp_path: Path, clock: str) -> None:
+    """Exactly so where the clock is written in decimals that a float can tell apart."""
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER}a,{clock}.1,5,5\na,{clock}.1,5,5\nb,{clock}.2,5,5\n")
+    assert [request.arrival_s for request in read_csv(path)] == [0.0, 0.0, 0.1]
 
 
 def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
@@ -128,6 +166,15 @@ def test_info_of_a_small_trace() -> None:
     assert found.clients[0].mean_prompt == pytest.approx(80 / 3)
     assert found.gini == pytest.approx(0.25)  # |3 - 1| / (n * total)
     assert found.gap_cv == 0.0
+
+
+def test_info_is_of_the_time_from_the_first_arrival_on() -> None:
+    late = [TracedRequest(i, "a", 819_000.0 + 10 * i, 5, 5) for i in range(4)]
+    assert (info(late).duration_s, info(late).requests_per_minute) == (30.0, 8.0)
+    alone = info(late[:1])
+    assert alone.duration_s == 0
+    assert math.isnan(alone.requests_per_minute)
+    assert math.isnan(alone.clients[0].requests_per_minute)
 
 
 def test_info_of_the_real_trace(reference_dir: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlane.cli.output import Json, format_number, parse_numbers, print_json, say
+from fairlane.cli.output import Json, format_number, print_json, say
 from fairlane.cli.results import print_results
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def bench(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="What clients are entitled to, in order: 1,2,3,4.")
+        str | None, typer.Option(help="What clients are entitled to: 1,2,3,4, or alice=1,bob=2.")
     ] = None,
     cost: Annotated[
         str, typer.Option(help="linear, quadratic, or a TOML file of `fairlane profile-cost`.")
@@ -89,6 +89,7 @@ def bench(
     """
     from fairlane.experiments.bench import BenchSettings
     from fairlane.experiments.bench import bench as run
+    from fairlane.experiments.weights import parse_weights
 
     settings = BenchSettings(
         server=server,
@@ -102,14 +103,14 @@ def bench(
         client_model=client_model,
         prompts=prompts,
         omit=tuple(omit or ()),
-        weights=parse_numbers(weights, "--weights"),
+        weights=parse_weights(weights),
         cost=cost,
         timeout_s=timeout,
         drain_s=drain,
         seed=seed,
     )
     with _progress_line() as progress:
-        report = run(settings, output=output, progress=progress)
+        report = run(settings, output=output, progress=progress, say=say)
     if json:
         print_json(_as_json(report, output))
     elif report.metrics:
@@ -125,10 +126,11 @@ def bench(
 def _say_more(report: "BenchReport", output: Path | None) -> None:
     """What went wrong, and where the rows are."""
     rates = report.run.manifest["client"]
-    say(
-        f"sent {format_number(rates['achieved_rate'])} requests/s of "
-        f"{format_number(rates['intended_rate'])} intended"
-    )
+    if rates["intended_rate"]:  # one request, or several at once, have none
+        say(
+            f"sent {format_number(rates['achieved_rate'])} requests/s of "
+            f"{format_number(rates['intended_rate'])} intended"
+        )
     for failure, count in report.sent.failures.most_common():
         said = report.sent.said[failure]
         say(f"{count:,} {failure}" + (f", the first: {said}" if said else ""))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fairlane.cli.output import Json, Workers, print_json, print_table, progress_bar, say
+from fairlane.cli.output import Json, TooLong, Workers, print_json, print_table, progress_bar, say
 
 
 def demo(
@@ -14,6 +14,7 @@ def demo(
         str | None,
         typer.Option(help="CSV, real_trace.pkl or a result file; a synthesized one by default."),
     ] = None,
+    too_long: TooLong = None,
     output: Annotated[Path, typer.Option(help="The HTML report.")] = Path("fairlane-demo.html"),
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise.")] = 0,
     workers: Workers = None,
@@ -32,8 +33,9 @@ def demo(
 
     with progress_bar("simulating") as progress:
         done = demonstrate(
-            trace=trace, output=output, seed=seed, workers=workers, progress=progress
-        )
+            trace=trace, too_long=too_long, output=output, seed=seed, workers=workers,
+            progress=progress, say=say,
+        )  # fmt: skip
     if json:
         outcomes = {title: [asdict(one) for one in found] for title, found in done.outcomes.items()}
         print_json({"report": str(done.report), "outcomes": outcomes})

@@ -18,7 +18,11 @@ from fairlane.core.errors import FairlaneError
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Runs = Annotated[int, typer.Option(min=1, help="Simulations of each, with consecutive seeds.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes to use; one per core by default.")
+    int | None, typer.Option(min=1, help="Processes at most; one per core by default.")
+]
+TooLong = Annotated[
+    str | None,
+    typer.Option(help="Requests of a trace too long for the memory: refuse (default), drop, clip."),
 ]
 Progress = Callable[[int, int, str], None]
 
@@ -108,8 +112,10 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...]:
     """The numbers of an option like `1,2,3`. Raises FairlaneError, naming the option."""
     if text is None:
         return ()
+    from fairlane.workloads.rows import parse_number
+
     try:
-        numbers = tuple(float(part) for part in text.split(","))
+        numbers = tuple(parse_number(part) for part in text.split(","))
     except ValueError:
         numbers = ()
     if not numbers or not all(0 < number < math.inf for number in numbers):

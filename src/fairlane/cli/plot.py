@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fairlane.cli.output import say
+from fairlane.core.errors import FairlaneError
 
 
 def plot(
@@ -25,6 +26,8 @@ def plot(
     from fairlane.experiments.plotting import plot_runs, save_page
     from fairlane.records import read_run
 
+    if twice := [file for i, file in enumerate(files) if file in files[:i]]:
+        raise FairlaneError(f"{twice[0]}: named twice; once draws it")
     names = [file.stem for file in files]
     unique = len(set(names)) == len(names)
     runs = {file.stem if unique else str(file): read_run(file) for file in files}

@@ -18,8 +18,9 @@ def profile_cost(
         str | None, typer.Option(help="Take times from a latency profile: a name or a TOML file.")
     ] = None,
     batch: Annotated[
-        int, typer.Option(min=1, help="Equal requests that run together, with --profile.")
-    ] = 16,
+        int | None,
+        typer.Option(min=1, help="Equal requests that run together, with --profile: 16."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the cost as TOML, or as JSON by suffix.")
     ] = None,
@@ -37,6 +38,7 @@ def profile_cost(
     fairlane simulate overload --cost cost.toml
     """
     from fairlane.experiments.profile_cost import (
+        BATCH,
         fit_cost,
         profile_timings,
         read_timings,
@@ -44,11 +46,13 @@ def profile_cost(
     )
     from fairlane.simulator.profile import get_profile
 
+    if times is not None and batch is not None:
+        raise FairlaneError("--batch is for --profile; a CSV file says it in a column")
     if times is not None and profile is None:
         fit, source = fit_cost(read_timings(times)), times.name
     elif profile is not None and times is None:
-        fit = fit_cost(profile_timings(get_profile(profile), batch))
-        source = f"profile {profile}, batches of {batch}"
+        fit = fit_cost(profile_timings(get_profile(profile), batch or BATCH))
+        source = f"profile {profile}, batches of {batch or BATCH}"
     else:
         raise FairlaneError("give either a CSV file of times or --profile")
     if output is not None:

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from fairlane.cli.output import Json, Runs, Workers, print_json, print_table, progress_bar, say
+from fairlane.cli.output import (
+    Json,
+    Runs,
+    TooLong,
+    Workers,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 
 
 def reproduce(
@@ -16,6 +25,7 @@ def reproduce(
     trace: Annotated[
         Path | None, typer.Option(help="The real trace as CSV; a synthesized one by default.")
     ] = None,
+    too_long: TooLong = None,
     measured: Annotated[
         Path | None, typer.Option(help="Results of the paper's artifact, drawn beside ours.")
     ] = None,
@@ -42,10 +52,12 @@ def reproduce(
             only=names,
             runs=runs,
             trace=trace,
+            too_long=too_long,
             measured=measured,
             output=output,
             workers=workers,
             progress=progress,
+            say=say,
         )
     medians = error_medians(done.errors)
     if json:

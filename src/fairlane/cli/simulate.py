@@ -1,12 +1,20 @@
 """`fairlane simulate`: one workload under one scheduler."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlane.cli.output import Json, Runs, Workers, parse_numbers, print_json, progress_bar, say
+from fairlane.cli.output import (
+    Json,
+    Runs,
+    TooLong,
+    Workers,
+    parse_numbers,
+    print_json,
+    progress_bar,
+    say,
+)
 from fairlane.cli.results import print_results
 
 if TYPE_CHECKING:
@@ -20,7 +28,8 @@ def simulate(
         str | None, typer.Option(help="A name from `fairlane profiles`, or a TOML file.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of the clients, in order: 1,2,3,4. VTC and its kin.")
+        str | None,
+        typer.Option(help="1,2,3,4: of clients as they first send, or by number; or bob=2,eve=3."),
     ] = None,
     cost: Annotated[
         str, typer.Option(help="linear, quadratic, or a TOML file of `fairlane profile-cost`.")
@@ -57,6 +66,7 @@ def simulate(
         str | None,
         typer.Option(help="For the suite real: a CSV trace, real_trace.pkl or a result file."),
     ] = None,
+    too_long: TooLong = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Write one row per request here, and a manifest beside it."),
@@ -93,15 +103,17 @@ def simulate(
     fairlane simulate shared-prefix --scheduler dlpm --prefix-cache-tokens 2048
     fairlane simulate overload --profile h200-llama-2-7b --rate-scale 10 --duration 45
     fairlane simulate real --trace trace.csv --scheduler vtc-oracle --predict-range 0.5
+    fairlane simulate real --trace long.csv --duration 600 --too-long clip
     """
     from fairlane.experiments.runs import simulate_runs
     from fairlane.experiments.settings import Settings
+    from fairlane.experiments.weights import parse_weights
 
     settings = Settings(
         suite=suite,
         scheduler=scheduler,
         profile=profile,
-        weights=parse_numbers(weights, "--weights"),
+        weights=parse_weights(weights),
         cost=cost,
         rate_limit=rate_limit,
         predict_range=predict_range,
@@ -114,6 +126,7 @@ def simulate(
         rate_scale=rate_scale,
         seed=seed,
         trace=trace,
+        too_long=too_long,
         charging=charging or ("step-start-and-finish" if artifact else "delivery"),
         artifact_lift=artifact,
         first_prefill_delay_s=cold_start,
@@ -121,8 +134,9 @@ def simulate(
     )
     with progress_bar("simulating") as progress:
         report = simulate_runs(
-            settings, runs=runs, output=output, format=format, workers=workers, progress=progress
-        )
+            settings, runs=runs, output=output, format=format, workers=workers,
+            progress=progress, say=say,
+        )  # fmt: skip
     if json:
         print_json(_as_json(report))
     else:
@@ -137,7 +151,7 @@ def _as_json(report: "Report") -> dict[str, object]:
         for client, values in report.clients.items()
     ]
     return {
-        "settings": asdict(report.settings),
+        "settings": report.settings.described(),
         "runs": report.runs,
         "files": report.files,
         "metrics": {name: value._asdict() for name, value in report.metrics.items()},

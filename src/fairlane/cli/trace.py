@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlane.cli.output import Json, format_number, print_json, print_table, say
+from fairlane.cli.output import Json, TooLong, format_number, print_json, print_table, say
 
 if TYPE_CHECKING:
     from fairlane.workloads import TraceInfo
@@ -26,14 +26,15 @@ def info(file: Source, json: Json = False) -> None:
     \b
     fairlane trace info trace.csv
     """
-    from fairlane.experiments.settings import read_requests
+    from fairlane.experiments.traces import read_requests
     from fairlane.workloads import info as summarise
 
-    found = summarise(read_requests(file))
+    trace = read_requests(file)
+    found = summarise(trace.requests)
     if json:
-        print_json(asdict(found))
+        print_json({"start_s": trace.start_s, **asdict(found)})
     else:
-        _print(found)
+        _print(found, trace.start_s)
 
 
 @app.command("import")
@@ -41,23 +42,22 @@ def import_(
     file: Source,
     output: Annotated[Path, typer.Argument(help="The CSV file to write.")],
     memory_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Refuse requests that do not fit in this memory.")
+        int | None, typer.Option(min=2, help="Refuse requests that do not fit in this memory.")
     ] = None,
+    too_long: TooLong = None,
 ) -> None:
     """Check a trace and write it as CSV: client, arrival_s, prompt_len, output_len.
 
-    A pickle is read without executing anything in it.
+    Arrivals are counted from the first. A pickle is read without executing anything in it.
 
     \b
     fairlane trace import real_trace.pkl trace.csv
     fairlane trace import VTC/all_results_overload.jsonl requests.csv
     """
-    from fairlane.experiments.settings import read_requests
-    from fairlane.workloads import write_csv
+    from fairlane.experiments.traces import import_trace
 
-    requests = read_requests(file, max_total_len=memory_tokens)
-    write_csv(output, requests)
-    say(f"wrote {output}: {len(requests)} requests")
+    for note in import_trace(file, output, memory_tokens=memory_tokens, too_long=too_long):
+        say(note)
 
 
 @app.command()
@@ -93,13 +93,14 @@ def synthesize(
     say(f"wrote {output}: {len(requests)} requests")
 
 
-def _print(found: "TraceInfo") -> None:
+def _print(found: "TraceInfo", start_s: float) -> None:
     print_table(
         ("trace ", ""),
         [
             ["requests", format_number(found.requests)],
             ["clients", format_number(len(found.clients))],
-            ["duration (s)", format_number(found.duration_s)],
+            ["first arrival (s)", f"{start_s:,}"],
+            ["duration from there (s)", format_number(found.duration_s)],
             ["requests per minute", format_number(found.requests_per_minute)],
             ["inequality of clients (Gini)", format_number(found.gini)],
             ["variation of gaps (1 is Poisson)", format_number(found.gap_cv)],

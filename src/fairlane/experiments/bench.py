@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +14,9 @@ from typing import Any
 import fairlane
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.experiments.runs import Range, client_values
-from fairlane.experiments.settings import Settings, read_requests, scaled_requests
+from fairlane.experiments.settings import Settings
+from fairlane.experiments.traces import about_trace, notes_on_trace, read_requests, scaled_requests
+from fairlane.experiments.weights import Weights, describe_weights
 from fairlane.files import OutputError
 from fairlane.loadgen.clients import Identity, identities
 from fairlane.loadgen.errors import OMITTABLE, PROMPT
@@ -54,7 +56,7 @@ class BenchSettings:
     client_model: str | None = None
     prompts: str = "tokens"
     omit: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
+    weights: Weights = ()
     cost: str = "linear"
     timeout_s: float = 3600.0
     drain_s: float = 30.0
@@ -74,12 +76,24 @@ class BenchSettings:
     def requests(self) -> list[TracedRequest]:
         """The workload, at the times at which it is sent."""
         suite = get_suite(self.suite)
-        trace = read_requests(self.trace) if self.trace is not None else None
+        trace = read_requests(self.trace).requests if self.trace is not None else None
         requests = scaled_requests(suite, self.rate_scale, self.workload_seed, self.duration, trace)
         if not requests:
             raise FairlaneError("nothing to send: the workload has no requests in this duration")
         slower = self.time_scale
         return [replace(request, arrival_s=request.arrival_s * slower) for request in requests]
+
+    def described(self, requests: list[TracedRequest]) -> dict[str, Any]:
+        """These settings for a manifest: weights by client, and what the trace's clock was."""
+        trace = read_requests(self.trace) if self.trace is not None else None
+        weights = self.pricing().client_weights(requests)
+        return {**asdict(self), "weights": weights, **about_trace(trace)}
+
+    def notes(self, weights: Mapping[str, float]) -> list[str]:
+        """What is to be said at the start."""
+        trace = read_requests(self.trace) if self.trace is not None else None
+        said = [describe_weights(weights)] if weights else []
+        return said if trace is None else [*said, *notes_on_trace(trace)]
 
     def pricing(self) -> Settings:
         """The settings that turn weights and cost into metrics."""
@@ -110,8 +124,11 @@ def bench(
     *,
     output: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Send the workload; write one row per request, as JSON Lines, and a manifest beside them.
+
+    say: is told, before anything is sent, whose weight is whose and where a trace begins.
 
     Ctrl-C stops sending and lets what is under way end, for at most `drain_s`; a second one ends
     it at once. Both write what there is. Raises FairlaneError for settings, files or a server that
@@ -121,6 +138,9 @@ def bench(
     weights = settings.pricing().client_weights(requests)
     cost = settings.pricing().cost_function()
     _check_writable(output)
+    if say is not None:
+        for note in settings.notes(weights):
+            say(note)
     run, sent = asyncio.run(_measure(settings, requests, output, progress))
     if not run.records:
         return BenchReport(run, sent, [], {}, {})
@@ -174,7 +194,7 @@ async def _measure(
         with _interrupts(loop.interrupt):
             sent = await loop.run(http)
             about = {"source": "bench", "fairlane": fairlane.__version__, "started_at": started}
-            manifest = {**asdict(settings), **about, "model": model, **_outcome(sent)}
+            manifest = {**settings.described(requests), **about, "model": model, **_outcome(sent)}
             manifest["client"] = {**_rates(sent), **loop.health.report()}
             run = Run(manifest, sent.records, sent.total_time_s)
             if output is not None:

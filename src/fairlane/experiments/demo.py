@@ -1,12 +1,13 @@
 """The demonstration: what FCFS, rate limits and VTC make of two clients, and of twenty-seven."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from fairlane import metrics
 from fairlane.core.audit import service_bound
+from fairlane.experiments.acting import check_settings
 from fairlane.experiments.ensemble import Progress, run_jobs
 from fairlane.experiments.report import RunGroup, runs_report
 from fairlane.experiments.settings import Settings
@@ -57,17 +58,27 @@ class _Scene:
 def demonstrate(
     *,
     trace: str | None = None,
+    too_long: str | None = None,
     output: Path = Path("demo.html"),
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Demonstration:
     """Simulate all scenes and write the report to `output`.
 
-    trace: the second scene's requests; None takes a synthesized trace. Raises FairlaneError for a
+    trace: the second scene's requests; None takes a synthesized trace. too_long: as in `Settings`.
+    say: is told, before anything is simulated, how the trace was read. Raises FairlaneError for a
     trace that cannot be read and an output that cannot be written.
     """
-    scenes = _scenes(trace, seed)
+    real = Settings(
+        suite="real" if trace else "arena", scheduler="fcfs",
+        trace=trace, too_long=too_long, seed=seed,
+    )  # fmt: skip
+    for note in check_settings(real):
+        if say is not None:
+            say(note)
+    scenes = _scenes(real)
     jobs = {
         f"{scene.title}, {name}": settings
         for scene in scenes
@@ -96,7 +107,7 @@ _ABOUT = (
 )
 
 
-def _scenes(trace: str | None, seed: int) -> list[_Scene]:
+def _scenes(real: Settings) -> list[_Scene]:
     sends_twice = (
         "Client 1 sends twice as much as client 0, both more than half of what the server can do. "
         "FCFS gives client 1 twice the service; a rate limit is fair and leaves the server idle; "
@@ -106,9 +117,8 @@ def _scenes(trace: str | None, seed: int) -> list[_Scene]:
         "Clients send at very unequal rates. Under FCFS all wait for the heaviest; under VTC those "
         "who ask for less than their share hardly wait."
     )
-    real = Settings(suite="real" if trace else "arena", scheduler="fcfs", trace=trace, seed=seed)
     clients = len({request.client for request in real.requests()})
-    overload = Settings(suite="overload", scheduler="fcfs", seed=seed)
+    overload = Settings(suite="overload", scheduler="fcfs", seed=real.seed)
     return [
         _Scene("Two clients, one sends twice as much", sends_twice, _under(overload, 30)),
         _Scene(f"A trace of {clients} clients", many, _under(real, 10)),
@@ -131,7 +141,7 @@ def _run(settings: Settings) -> Run:
 
 def _outcome(scheduler: str, settings: Settings, run: Run) -> Outcome:
     table = Table.from_records(run.records)
-    span = metrics.span(table)
+    span = max(metrics.span(table), 1.0)  # a trace may be shorter than a second
     received = metrics.accumulated(table, metrics.ticks(2 * span, 2))[1] / span
     shown = metrics.shown_clients(table)
     waits = [metrics.first_token_latency(table, client).mean for client in table.clients]

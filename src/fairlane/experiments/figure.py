@@ -43,13 +43,14 @@ class Source:
         """Whether it runs on a trace that the user brings."""
         return self.settings.suite == "real"
 
-    def on_trace(self, trace: str | None) -> "Source":
+    def on_trace(self, trace: str | None, too_long: str | None = None) -> "Source":
         """The same on this trace; without one on a synthesized trace, which was not measured."""
         if not self.needs_trace:
             return self
         if trace is None:
             return Source(dataclasses.replace(self.settings, suite=STAND_IN))
-        return Source(dataclasses.replace(self.settings, trace=trace), self.file)
+        on_trace = dataclasses.replace(self.settings, trace=trace, too_long=too_long)
+        return Source(on_trace, self.file)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,9 +101,9 @@ class Figure:
             return self.title
         return f"{'Figure' if number[1] == 'fig' else 'Table'} {number[2]}: {self.title}"
 
-    def on_trace(self, trace: str | None) -> "Figure":
+    def on_trace(self, trace: str | None, too_long: str | None = None) -> "Figure":
         """The figure on this trace; its title says so where a synthesized one stands in."""
-        sources = {label: source.on_trace(trace) for label, source in self.sources.items()}
+        sources = {k: source.on_trace(trace, too_long) for k, source in self.sources.items()}
         title = self.title
         if trace is None and any(source.needs_trace for source in self.sources.values()):
             title += " (synthesized trace)"

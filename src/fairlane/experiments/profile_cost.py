@@ -7,11 +7,10 @@ apart all serve one least-squares fit. No term is below 0, since nobody is paid 
 term that noise makes negative is left out.
 """
 
-import csv
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,14 @@ from fairlane.core.cost import QuadraticCost
 from fairlane.core.errors import FairlaneError
 from fairlane.files import atomic_write
 from fairlane.simulator.profile import MAX_BATCH, Profile
+from fairlane.workloads.rows import Row, read_rows
 
 PHASES = ("prefill", "decode", "request")
 COLUMNS = ("phase", "prompt_len", "output_len", "seconds")
 COEFFICIENTS = ("prompt", "output_linear", "cross", "output_square", "constant")
 
 Numbers = NDArray[np.float64]
+BATCH = 16  # that a profile is sampled at, unless said otherwise
 GRID = (16, 32, 64, 128, 256, 384, 512, 768, 1024)  # lengths that a profile is sampled at
 
 
@@ -135,39 +136,17 @@ def read_timings(path: str | os.PathLike[str]) -> list[Timing]:
     A phase is one of PHASES; a prefill's output_len is 0 or empty. Raises TimingError, naming
     file and line.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise TimingError(
-                    f"{path}:1: no column {', '.join(missing)}; "
-                    f"the first line must name {','.join(COLUMNS)}, and batch where it is not 1"
-                )
-            return list(_parse(path, reader))
-    except OSError as error:
-        raise TimingError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TimingError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    return list(read_rows(path, _timing, TimingError, COLUMNS, optional=("batch",)))
 
 
-def _parse(path: str | os.PathLike[str], reader: "csv.DictReader[str]") -> Iterable[Timing]:
-    for row in reader:
-        try:
-            yield _timing(row)
-        except (ValueError, TypeError) as error:
-            raise TimingError(f"{path}:{reader.line_num}: {error}") from None
-
-
-def _timing(row: dict[str, str]) -> Timing:
+def _timing(row: Row) -> Timing:
     """One row. Raises ValueError that says what is wrong with it."""
-    if None in row or None in row.values():
-        raise ValueError("not as many fields as the first line names")
     timing = Timing(
-        phase=row["phase"].strip(),
-        prompt_len=int(row["prompt_len"]),
-        output_len=int(row["output_len"] or 0),
-        seconds=float(row["seconds"]),
-        batch=int(row.get("batch") or 1),
+        phase=row.fields["phase"],
+        prompt_len=row.whole("prompt_len"),
+        output_len=row.whole("output_len") if row.fields["output_len"] else 0,
+        seconds=row.number("seconds"),
+        batch=row.whole("batch") if row.fields.get("batch") else 1,
     )
     if timing.phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {timing.phase!r}")

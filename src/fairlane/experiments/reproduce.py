@@ -5,18 +5,19 @@ where it was, and one with more runs per series adds only those.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import fairlane
 from fairlane.core.errors import FairlaneError
+from fairlane.experiments.acting import check_settings
 from fairlane.experiments.catalogue import find_experiment
 from fairlane.experiments.compare import Comparison, Row, error_medians, metric_rows
 from fairlane.experiments.drawings import Bars, Boxes, Drawing, Grid, write_numbers
 from fairlane.experiments.ensemble import Progress, run_jobs, seeds
-from fairlane.experiments.figure import Ensemble, Figure, Results, Source
+from fairlane.experiments.figure import STAND_IN, Ensemble, Figure, Results, Source
 from fairlane.experiments.figures import figures, get_figures
 from fairlane.experiments.plotting import draw_page, draw_tables, save_page
 from fairlane.experiments.report import Section, render_report
@@ -57,13 +58,14 @@ class _Job:
 
     name: str
     trace: str | None
+    too_long: str | None
     runs: int
     measured: Path | None
     output: Path
     store: SampleStore
 
     def figure(self) -> Figure:
-        return get_figures([self.name])[0].on_trace(self.trace)
+        return get_figures([self.name])[0].on_trace(self.trace, self.too_long)
 
 
 def reproduce(
@@ -71,21 +73,29 @@ def reproduce(
     only: Sequence[str] = (),
     runs: int = RUNS,
     trace: Path | None = None,
+    too_long: str | None = None,
     measured: Path | None = None,
     output: Path = Path("reproduction"),
     workers: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Reproduction:
     """Make the figures named in `only`, or all, from `runs` simulations of every series.
 
-    trace: CSV of the real trace. measured: folder laid out like the artifact's results; its
-    curves are drawn beside ours and, without a trace, its requests are the trace. With neither a
-    synthesized trace stands in. Raises FairlaneError for input that cannot be used.
+    trace: CSV of the real trace; too_long: as in `Settings`. measured: folder laid out like the
+    artifact's results; its curves are drawn beside ours and, without a trace, its requests are the
+    trace. With neither a synthesized trace stands in. say: is told, before anything is simulated,
+    how the trace was read. Raises FairlaneError for input that cannot be used, and for what no
+    chosen figure uses.
     """
     chosen = get_figures(list(only))
-    used = _check(runs, trace, measured)
+    sources = [source for figure in chosen for source in figure.sources.values()]
+    used = _trace(sources, runs, trace, measured)
+    for note in _check_trace(used, too_long):
+        if say is not None:
+            say(note)
     store = SampleStore(output / "runs")
-    jobs = {f.name: _Job(f.name, used, runs, measured, output, store) for f in chosen}
+    jobs = {f.name: _Job(f.name, used, too_long, runs, measured, output, store) for f in chosen}
     wanted = [settings for job in jobs.values() for settings in _settings(job)]
     steps = len(set(wanted)) + len(jobs)
 
@@ -107,20 +117,32 @@ def reproduce(
     return Reproduction(output / "report.html", list(jobs), simulated, errors)
 
 
-def _check(runs: int, trace: Path | None, measured: Path | None) -> str | None:
+def _trace(
+    sources: Sequence[Source], runs: int, trace: Path | None, measured: Path | None
+) -> str | None:
     """The trace to use. What cannot be used is found here, before anything is simulated."""
     if runs < 1:
         raise FairlaneError(f"runs must be at least 1, not {runs}")
     if measured is not None and not measured.is_dir():
         raise FairlaneError(f"{measured}: not a folder; name the one that holds VTC/, FCFS/, ...")
-    if trace is None and measured is not None:
-        sources = [source for figure in figures().values() for source in figure.sources.values()]
-        paths = [measured / source.file for source in sources if source.needs_trace]
+    wanted = any(source.needs_trace for source in sources)
+    if trace is not None and not wanted:
+        raise FairlaneError(f"{trace}: none of these figures is of a trace")
+    if trace is None and wanted and measured is not None:
+        every = [source for figure in figures().values() for source in figure.sources.values()]
+        paths = [measured / source.file for source in every if source.needs_trace]
         trace = next((path for path in paths if path.is_file()), None)
-    if trace is None:
-        return None
-    Settings(suite="real", scheduler="fcfs", trace=str(trace)).requests()
-    return str(trace)
+    if measured is not None and not (trace and measured in trace.parents):
+        shown = [source.file for source in sources if source.file]
+        if not any((measured / file).is_file() for file in shown):
+            raise FairlaneError(f"{measured}: holds nothing that these figures show")
+    return None if trace is None else str(trace)
+
+
+def _check_trace(trace: str | None, too_long: str | None) -> list[str]:
+    """What is to be said of the trace. Raises FairlaneError where it cannot be simulated."""
+    suite = STAND_IN if trace is None else "real"
+    return check_settings(Settings(suite=suite, scheduler="fcfs", trace=trace, too_long=too_long))
 
 
 def _settings(job: _Job) -> list[Settings]:
@@ -210,7 +232,7 @@ def _write_manifest(jobs: Sequence[_Job], drawn: Sequence[Drawn]) -> None:
             "title": figure.title,
             "series": {
                 label: {
-                    "settings": asdict(source.settings),
+                    "settings": source.settings.described(),
                     "measured": source.file if label in one.measured else None,
                 }
                 for label, source in figure.sources.items()

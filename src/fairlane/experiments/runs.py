@@ -7,6 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.experiments.acting import check_settings
 from fairlane.experiments.ensemble import Progress, run_jobs, seeds
 from fairlane.experiments.settings import Settings
 from fairlane.metrics import ClientSummary, Spread, headline, summarise
@@ -71,17 +72,24 @@ def simulate_runs(
     format: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Report:
     """Simulate with `runs` consecutive seeds; write each run's rows and manifest to `output`.
 
     format: a name in WRITERS; None goes by the suffix of `output`. Of several runs each gets its
-    own file, `NAME.seedN.SUFFIX`. Raises FairlaneError for settings or files that do not work.
+    own file, `NAME.seedN.SUFFIX`. say: is told, before anything is simulated, what settings mean.
+    Raises FairlaneError for settings or files that do not work, and for what would have no effect.
     """
     if runs < 1:
         raise FairlaneError(f"runs must be at least 1, not {runs}")
     name = format or (output.suffix.removeprefix(".") if output else "jsonl")
     if name not in WRITERS:
         raise UnknownNameError("format", name, WRITERS)
+    if format is not None and output is None:
+        raise FairlaneError(f"format {format}: nothing is written without an output; name one")
+    for note in check_settings(settings, runs=runs):
+        if say is not None:
+            say(note)
     jobs = {
         f"seed {one.seed}": _Job(one, _output(output, one.seed, runs), name)
         for one in seeds(settings, runs)

@@ -3,7 +3,6 @@
 import math
 import random
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ from fairlane.core.policy import Policy
 from fairlane.core.preemption import default_preemption
 from fairlane.core.types import Request
 from fairlane.experiments.profile_cost import read_cost
+from fairlane.experiments.traces import Trace, about_trace, scaled_requests, trace_until
+from fairlane.experiments.weights import Weights, weights_by_client
 from fairlane.policies.registry import get_policy
-from fairlane.records import Run, read_run
+from fairlane.records import Run
 from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.profile import VllmProfile, get_profile
 from fairlane.simulator.run import simulate
@@ -27,9 +28,8 @@ from fairlane.simulator.serving import (
     ServerConfig,
     VllmConfig,
 )
-from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.suites import Suite, get_suite
-from fairlane.workloads.trace import TracedRequest, checked, read_csv
+from fairlane.workloads.trace import TracedRequest
 
 COSTS: dict[str, LinearCost | QuadraticCost] = {
     "linear": LinearCost(),
@@ -41,9 +41,10 @@ COSTS: dict[str, LinearCost | QuadraticCost] = {
 class Settings:
     """What one simulated run is made of; None and () leave a setting to its default.
 
-    weights: of the clients, in the order of their names as numbers. cost: a name in COSTS, or a
-    TOML file that `fairlane profile-cost` wrote. predict_range: how far the oracle may be off,
-    relative. trace: the file with the requests of the suite "real", as `read_requests` takes it.
+    weights: of the clients, see weights.py. cost: a name in COSTS, or a TOML file that
+    `fairlane profile-cost` wrote. predict_range: how far the oracle may be off, relative. trace:
+    the file with the requests of the suite "real", as `read_requests` takes it. too_long: what
+    becomes of those that the server can never hold, a name in TOO_LONG, refuse by default.
     duration: seconds. rates: requests per second of each client, in place of the suite's.
     rate_scale: times the rate; a suite's duration and silent windows stay, a trace is sent in so
     much less time.
@@ -57,7 +58,7 @@ class Settings:
     scheduler: str
     profile: str | None = None
     memory_tokens: int | None = None
-    weights: tuple[float, ...] = ()
+    weights: Weights = ()
     cost: str = "linear"
     rate_limit: int | None = None
     predict_range: float | None = None
@@ -65,6 +66,7 @@ class Settings:
     prefix_cache_tokens: int | None = None
     preemption: str | None = None
     trace: str | None = None
+    too_long: str | None = None
     duration: float | None = None
     rates: tuple[float, ...] = ()
     rate_scale: float = 1.0
@@ -83,34 +85,57 @@ class Settings:
             raise FairlaneError(f"rate_scale must be a number above 0, not {self.rate_scale}")
 
     def requests(self) -> list[TracedRequest]:
-        """The workload."""
+        """The workload, of requests that the server can hold."""
+        trace = self.read_trace()
+        requests = None if trace is None else trace.requests
+        return scaled_requests(
+            self._suite(), self.rate_scale, self.workload_seed, self.duration, requests
+        )
+
+    def read_trace(self) -> Trace | None:
+        """What of the trace is served, at its own rate; None for a suite that needs none."""
+        self._suite().check_trace(self.trace is not None)
+        if self.trace is None:
+            if self.too_long is not None:
+                raise FairlaneError("too-long is for a trace; a suite's requests are all served")
+            return None
+        trace = trace_until(self.trace, self.duration, self.rate_scale)
+        return trace.within(self.server().longest, self.too_long)
+
+    def _suite(self) -> Suite:
         suite = get_suite(self.suite)
-        if self.rates:
-            suite = replace(suite, config=replace(suite.config, req_rate=self.rates))
-        trace = None
-        if self.trace is not None:
-            server = self.server()
-            most = server.max_total_tokens - server.prompt_overhead
-            trace = read_requests(self.trace, max_total_len=most)
-        return scaled_requests(suite, self.rate_scale, self.workload_seed, self.duration, trace)
+        if self.duration is not None:
+            suite = replace(suite, config=replace(suite.config, duration=self.duration))
+        if not self.rates:
+            return suite
+        own = suite.config.req_rate
+        if not isinstance(own, tuple) or min(own) < 0:
+            raise FairlaneError(f"suite {suite.name} takes no rates: it has its own")
+        return replace(suite, config=replace(suite.config, req_rate=self.rates))
 
     def server(self) -> AnyServer:
         """The simulated server."""
         profile = get_profile(self.profile or get_suite(self.suite).profile)
+        charging = self._charging()
         if isinstance(profile, VllmProfile):
+            if charging is not Charging.DELIVERY:
+                raise FairlaneError(
+                    f"charging: the server of {profile.name} reports tokens as they are delivered; "
+                    "leave out --charging and --artifact"
+                )
             return VllmConfig(
                 profile=profile,
                 memory_tokens=self.memory_tokens or 0,
                 first_prefill_delay_s=self.first_prefill_delay_s,
                 noise=profile.noise if self.noise else profile.noise.without(),
-                preemption=self.preemption or default_preemption(self.scheduler),
+                preemption=self.preemption or default_preemption(get_policy(self.scheduler).name),
             )
         if self.preemption is not None:
             raise FairlaneError(f"preemption: the server of {profile.name} does not preempt")
         return ServerConfig(
             profile=profile,
             memory_tokens=self.memory_tokens or 0,
-            charging=self._charging(),
+            charging=charging,
             first_prefill_delay_s=self.first_prefill_delay_s,
             noise=MEASURED_NOISE if self.noise else NO_NOISE,
         )
@@ -130,13 +155,8 @@ class Settings:
         return COSTS[self.cost]
 
     def client_weights(self, requests: list[TracedRequest]) -> dict[str, float]:
-        """The i-th weight belongs to the i-th client, clients in the order of their numbers."""
-        clients = sorted({r.client for r in requests}, key=lambda name: (len(name), name))
-        if self.weights and len(self.weights) != len(clients):
-            raise FairlaneError(
-                f"{len(self.weights)} weights for {len(clients)} clients: give one each"
-            )
-        return dict(zip(clients, self.weights, strict=False))
+        """Every client's weight; {} where all weigh 1."""
+        return weights_by_client(self.weights, requests)
 
     def policy(
         self, requests: list[TracedRequest], cache: PrefixCache | None = None
@@ -150,7 +170,12 @@ class Settings:
             options["weights"] = self.client_weights(requests)
         if self.rate_limit is not None:
             options["rate_limit"] = self.rate_limit
-        if self.artifact_lift and "artifact_lift" in spec.options:
+        if self.artifact_lift:
+            if "artifact_lift" not in spec.options:
+                raise FairlaneError(
+                    f"scheduler {spec.name} lifts nobody, so not as the artifact does either; to "
+                    "charge as it does, give --charging in place of --artifact"
+                )
             options["artifact_lift"] = True
         if self.predict_range is not None:
             options["predict_range"] = self.predict_range
@@ -170,9 +195,7 @@ class Settings:
         difference in service per weight while two clients waited, and VTC's bound on it.
         """
         requests = self.requests()
-        cache = None
-        if self.prefix_cache_tokens is not None:
-            cache = PrefixCache(requests, self.prefix_cache_tokens)
+        cache = self.prefix_cache(requests)
         policy = self.policy(requests, cache)
         auditor = self._auditor(requests) if audited else None
         if auditor is not None:
@@ -181,11 +204,31 @@ class Settings:
         if isinstance(server, VllmConfig):
             server = replace(server, weights=self.client_weights(requests))
         run = simulate(requests, policy, server, seed=self.seed, cache=cache)
-        run.manifest = {**asdict(self), **run.manifest}
+        run.manifest = {**self.described(), **run.manifest}
         if auditor is not None:
             report = auditor.report()
             run.manifest["audit"] = {"observed": report.observed, "bound": report.bound}
         return run
+
+    def prefix_cache(self, requests: list[TracedRequest]) -> PrefixCache | None:
+        """The server's, empty. Raises FairlaneError where nothing could ever be found in it."""
+        if self.prefix_cache_tokens is None:
+            return None
+        cache = PrefixCache(requests, self.prefix_cache_tokens)
+        if not cache.prefixes_are_shared():
+            raise FairlaneError(
+                f"prefix-cache-tokens: no two requests of {self.trace or self.suite} say that they "
+                "share a prefix, so a cache changes nothing; the suite shared-prefix has some"
+            )
+        return cache
+
+    def described(self) -> dict[str, Any]:
+        """These settings for a manifest, weights by client, and what became of the trace."""
+        return {
+            **asdict(self),
+            "weights": self.client_weights(self.requests()) if self.weights else {},
+            **about_trace(self.read_trace(), self.too_long),
+        }
 
     def _auditor(self, requests: list[TracedRequest]) -> Auditor:
         cost, weights = self.cost_function(), self.client_weights(requests)
@@ -195,50 +238,6 @@ class Settings:
         least = min(weights.values(), default=1.0)
         bound = service_bound(server.memory_tokens, prompt, cost, output, least)
         return Auditor(cost=cost, weights=weights, bound=bound)
-
-
-def scaled_requests(
-    suite: Suite,
-    rate_scale: float,
-    seed: int,
-    duration: float | None = None,
-    trace: list[TracedRequest] | None = None,
-) -> list[TracedRequest]:
-    """A suite at `rate_scale` times its rate: the workload of so many times the duration.
-
-    A suite's silent windows keep their length; a trace is sent in so much less time.
-    """
-    if rate_scale == 1.0:
-        return suite.requests(seed=seed, duration=duration, trace=trace)
-    config = suite.config
-    if duration is None and trace is None:
-        duration = config.duration
-    windows = config.on_off * rate_scale if config.on_off > 0 else config.on_off
-    requests = replace(suite, config=replace(config, on_off=windows)).requests(
-        seed=seed, duration=None if duration is None else duration * rate_scale, trace=trace
-    )
-    faster = 1 / rate_scale
-    return [replace(request, arrival_s=request.arrival_s * faster) for request in requests]
-
-
-@cache
-def read_requests(path: str, *, max_total_len: int | None = None) -> list[TracedRequest]:
-    """A trace as CSV, the artifact's as .pkl, or the requests that a result file (.jsonl) holds.
-
-    Those of a result file are as they were asked for, whatever came of them.
-    max_total_len: the memory in tokens that prompt and output must fit in. Raises FairlaneError,
-    naming file and line, for what is no such trace.
-    """
-    if path.endswith(".pkl"):
-        requests = import_artifact_pickle(path)
-    elif path.endswith(".jsonl"):
-        requests = [
-            TracedRequest(i, r.client, r.arrival_s, *r.asked)
-            for i, r in enumerate(read_run(path).records)
-        ]
-    else:
-        return read_csv(path, max_total_len=max_total_len)
-    return list(checked(path, requests, max_total_len))
 
 
 def _true_length(requests: list[TracedRequest]) -> Any:

@@ -21,10 +21,19 @@ class PrefixCache:
         """requests: of the workload, by position, which is the id that policies see."""
         if tokens < 0 or block < 1:
             raise FairlaneError(f"a prefix cache needs tokens >= 0, not {tokens}")
+        if 0 < tokens < block:
+            raise FairlaneError(
+                f"a prefix cache of {tokens} tokens holds nothing: a block has {block}; 0 is none"
+            )
         self._requests = requests
         self._block = block
         self._most = tokens // block
         self._blocks: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def prefixes_are_shared(self) -> bool:
+        """Whether any block of a prompt stands in that of another request too."""
+        prefixes = [r.prefix for r in self._requests if self._shared_blocks(r)]
+        return len(set(prefixes)) < len(prefixes)
 
     def cached_tokens(self, request: Request) -> int:
         """Prompt tokens of a request that need no prefill; at least one token always does."""

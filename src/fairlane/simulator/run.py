@@ -29,7 +29,7 @@ def simulate(
     is handed requests whose id is their position in `requests`. Raises FairlaneError for a
     request that the server could never hold, and for a cache where the loop knows none.
     """
-    _check(requests, config)
+    check_lengths(requests, config)
     randomness = Randomness(seed, config.noise)
     if isinstance(config, VllmConfig):
         if cache is not None:
@@ -41,18 +41,15 @@ def simulate(
     return Run(manifest, _records(requests, times, config), _total_time(requests, times, config))
 
 
-def _check(requests: Sequence[TracedRequest], config: AnyServer) -> None:
-    """Refuse a workload that contains a request too long for the server."""
-    for request in requests:
-        prompt = request.prompt_len + config.prompt_overhead
-        total = prompt + request.output_len
-        if prompt > config.max_prompt_tokens or total > config.max_total_tokens:
-            raise FairlaneError(
-                f"request {request.id} of client {request.client} has {request.prompt_len} prompt "
-                f"and {request.output_len} output tokens; this server holds prompts up to "
-                f"{config.max_prompt_tokens - config.prompt_overhead} tokens and at most "
-                f"{config.max_total_tokens - config.prompt_overhead} tokens in all"
-            )
+def check_lengths(requests: Sequence[TracedRequest], config: AnyServer) -> None:
+    """Raise FairlaneError, naming the request, where one is too long for the server."""
+    limit = config.longest
+    for i in limit.exceeded_by(requests)[:1]:
+        request = requests[i]
+        raise FairlaneError(
+            f"request {request.id} of client {request.client}: {limit.complaint(request)}; "
+            "give more memory, or send shorter requests"
+        )
 
 
 def _records(

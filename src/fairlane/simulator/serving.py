@@ -9,6 +9,7 @@ from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.preemption import PREEMPTIONS
 from fairlane.simulator.profile import MAX_BATCH, Profile, VllmProfile
 from fairlane.simulator.randomness import Noise
+from fairlane.workloads.lengths import LengthLimit
 
 
 class Charging(Enum):
@@ -25,6 +26,8 @@ class Charging(Enum):
     STEP_START_AND_FINISH = "step-start-and-finish"
 
 
+MAX_PROMPT_TOKENS = 2048  # that the artifact's server takes, ...
+MAX_TOTAL_TOKENS = 3072  # ... and with its output
 NO_NOISE = Noise(delay_s=(0.003, 0.003))
 MEASURED_NOISE = Noise(step=0.01, run=0.003, delay_s=(0.003, 0.005))
 
@@ -58,18 +61,21 @@ class Server(ABC):
     def __post_init__(self) -> None:
         if self.memory_tokens == 0:
             object.__setattr__(self, "memory_tokens", self.profile.memory_tokens)
-        if self.memory_tokens < 1:
-            raise FairlaneError(f"memory-tokens must be positive, not {self.memory_tokens}")
+        if self.longest.total < 2:  # a token in, a token out
+            raise FairlaneError(
+                f"memory-tokens must be at least {self.least_memory_tokens}, not "
+                f"{self.memory_tokens}: no request would fit"
+            )
 
     @property
     @abstractmethod
-    def max_prompt_tokens(self) -> int:
-        """Longest prompt that is served."""
+    def longest(self) -> LengthLimit:
+        """The longest requests that this server, with nobody else there, can serve to the end."""
 
     @property
     @abstractmethod
-    def max_total_tokens(self) -> int:
-        """Longest prompt and output together that are served."""
+    def least_memory_tokens(self) -> int:
+        """The memory in which the shortest request fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +108,20 @@ class ServerConfig(Server):
         return max(self.memory_tokens // 6, 3072)
 
     @property
-    def max_prompt_tokens(self) -> int:
-        """Longest prompt that is served."""
-        return 2048
+    def longest(self) -> LengthLimit:
+        """As of `Server`: within the model's limits, and in memory beside one adapter.
+
+        The admission test of `slora.py` asks for less than what is there, hence the 1.
+        """
+        kept = max(self.adapter_tokens + 1, 2)
+        total = min(MAX_TOTAL_TOKENS, self.memory_tokens - kept) - self.prompt_overhead
+        prompt = min(MAX_PROMPT_TOKENS, self.max_prefill_tokens) - self.prompt_overhead
+        return LengthLimit(min(prompt, total - 1), total)
 
     @property
-    def max_total_tokens(self) -> int:
-        """Longest prompt and output together that are served."""
-        return min(3072, self.memory_tokens - 2)
+    def least_memory_tokens(self) -> int:
+        """As of `Server`."""
+        return max(self.adapter_tokens + 1, 2) + self.prompt_overhead + 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +139,6 @@ class VllmConfig(Server):
         Server.__post_init__(self)
         if self.preemption not in PREEMPTIONS:
             raise UnknownNameError("preemption", self.preemption, PREEMPTIONS)
-        if self.blocks < 1:
-            least = 2 * self.profile.block_size
-            raise FairlaneError(f"memory-tokens must be at least {least}, not {self.memory_tokens}")
 
     @property
     def blocks(self) -> int:
@@ -137,14 +146,16 @@ class VllmConfig(Server):
         return self.memory_tokens // self.profile.block_size - 1
 
     @property
-    def max_prompt_tokens(self) -> int:
-        """Longest prompt that is served."""
-        return self.max_total_tokens - 1
+    def longest(self) -> LengthLimit:
+        """As of `Server`: vLLM takes no request that may not fit in its memory alone."""
+        total = min(self.profile.max_model_len, self.blocks * self.profile.block_size)
+        return LengthLimit(total - 1, total)
 
     @property
-    def max_total_tokens(self) -> int:
-        """Longest prompt and output together that are served."""
-        return min(self.profile.max_model_len, self.blocks * self.profile.block_size)
+    def least_memory_tokens(self) -> int:
+        """As of `Server`."""
+        size = self.profile.block_size
+        return size + max(size, 2)
 
 
 AnyServer = ServerConfig | VllmConfig

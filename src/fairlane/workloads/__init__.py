@@ -5,12 +5,14 @@ from fairlane.workloads import prefixes as prefixes
 from fairlane.workloads.artifact_trace import import_artifact_pickle
 from fairlane.workloads.config import WorkloadConfig, WorkloadError
 from fairlane.workloads.generators import generate
+from fairlane.workloads.lengths import LengthLimit
 from fairlane.workloads.suites import SUITES, Suite, get_suite, register, workload
 from fairlane.workloads.synthesis import synthesize
 from fairlane.workloads.trace import TracedRequest, TraceError, TraceInfo, info, read_csv, write_csv
 
 __all__ = [
     "SUITES",
+    "LengthLimit",
     "Suite",
     "TraceError",
     "TraceInfo",

@@ -84,7 +84,7 @@ def _requests(pickled: list[Any]) -> list[TracedRequest]:
                 prompt_len=_whole(item.prompt_len),
                 output_len=_whole(item.output_len),
             )
-            check(request, requests[-1].arrival_s if requests else 0.0, None)
+            check(request, requests[-1].arrival_s if requests else 0.0)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"request {number}: {error}") from None
         requests.append(request)

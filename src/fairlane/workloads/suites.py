@@ -44,6 +44,12 @@ class Suite:
         """Whether the requests come from a file that the user brings."""
         return self.config.mode == "real"
 
+    def check_trace(self, given: bool) -> None:
+        """Raise WorkloadError where a trace is needed and not given, or given and not needed."""
+        if self.needs_trace != given:
+            need = "needs a trace file" if self.needs_trace else "takes no trace: real does"
+            raise WorkloadError(f"suite {self.name} {need}")
+
     def requests(
         self,
         *,
@@ -60,9 +66,7 @@ class Suite:
         config = self.config
         if duration is not None:
             config = dataclasses.replace(config, duration=duration)
-        if self.needs_trace != (trace is not None):
-            need = "needs a trace file" if self.needs_trace else "takes no trace"
-            raise WorkloadError(f"suite {self.name} {need}")
+        self.check_trace(trace is not None)
         if trace is not None:
             end = math.inf if duration is None else duration
             return [request for request in trace if request.arrival_s <= end]

@@ -1,21 +1,25 @@
-"""Traces: requests with their arrival times and true lengths, as CSV and as a summary."""
+"""Traces: requests with their arrival times and true lengths, as CSV and as a summary.
+
+A trace's clock is whatever its recorder had: seconds since 1970, or since a service was started.
+Requests are counted from the first arrival; what the clock said then is kept beside them.
+"""
 
 import csv
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import groupby
-from typing import TextIO, TypeVar
 
 import numpy as np
 
 from fairlane.core.errors import FairlaneError
 from fairlane.files import atomic_write
-
-N = TypeVar("N", int, float)
+from fairlane.workloads.rows import Row, read_rows
 
 COLUMNS = ("client", "arrival_s", "prompt_len", "output_len")
+_LATEST_S = 1e11  # the year 5138: later than any clock in seconds
 
 
 class TraceError(FairlaneError):
@@ -39,99 +43,87 @@ class TracedRequest:
     prefix_len: int = 0
 
 
-def read_csv(
-    path: str | os.PathLike[str], *, max_total_len: int | None = None
-) -> list[TracedRequest]:
+def since(start_s: float, arrival_s: float) -> float:
+    """Seconds from one instant to another, exact in the decimals that both are written with.
+
+    Plain subtraction would give 0.0999999 s between 1700000000.1 and 1700000000.2.
+    """
+    return float(Decimal(repr(arrival_s)) - Decimal(repr(start_s))) if start_s else arrival_s
+
+
+def from_first_arrival(requests: Sequence[TracedRequest]) -> tuple[list[TracedRequest], float]:
+    """The requests counted from the first arrival, and what their clock said then.
+
+    requests: at least one, in arrival order.
+    """
+    start = requests[0].arrival_s
+    return [replace(r, arrival_s=since(start, r.arrival_s)) for r in requests], start
+
+
+def read_csv(path: str | os.PathLike[str]) -> list[TracedRequest]:
+    """The requests of a trace, as `read_trace` gives them, counted from the first arrival."""
+    return from_first_arrival([request for request, _ in read_trace(path)])[0]
+
+
+def read_trace(path: str | os.PathLike[str]) -> list[tuple[TracedRequest, int]]:
     """Read a trace: columns client, arrival_s, prompt_len, output_len; rows in arrival order.
 
-    Ids are row numbers from 0. `max_total_len` is the memory in tokens that prompt and output
-    must fit in. Raises TraceError, naming file and line, for anything that does not fit.
+    Gives each request with its line; by the trace's own clock, ids are row numbers from 0. Raises
+    TraceError, naming file and line, for what cannot be used.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            requests = list(_parse(str(path), file, max_total_len))
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    requests: list[tuple[TracedRequest, int]] = []
+
+    def parse(row: Row) -> tuple[TracedRequest, int]:
+        request = TracedRequest(
+            id=len(requests),
+            client=row.fields["client"],
+            arrival_s=row.number("arrival_s"),
+            prompt_len=row.whole("prompt_len"),
+            output_len=row.whole("output_len"),
+        )
+        check(request, requests[-1][0].arrival_s if requests else 0.0)
+        return request, row.line
+
+    for request in read_rows(path, parse, TraceError, COLUMNS):
+        requests.append(request)
     if not requests:
         raise TraceError(f"{path}: holds no requests")
     return requests
 
 
-def _parse(path: str, file: TextIO, max_total_len: int | None) -> Iterator[TracedRequest]:
-    reader = csv.DictReader(file, strict=True)
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise TraceError(
-            f"{path}:1: no column {', '.join(missing)}; "
-            f"the first line must name {','.join(COLUMNS)}"
-        )
-    previous = 0.0
-    for number, row in enumerate(reader):
-        try:
-            request = _request(number, row)
-            check(request, previous, max_total_len)
-        except ValueError as error:
-            raise TraceError(f"{path}:{reader.line_num}: {error}") from None
-        previous = request.arrival_s
-        yield request
-
-
-def _request(number: int, row: dict[str, str]) -> TracedRequest:
-    if None in row or None in row.values():
-        raise ValueError("not as many fields as the first line names")
-    return TracedRequest(
-        id=number,
-        client=row["client"],
-        arrival_s=_number(row, "arrival_s", float),
-        prompt_len=_number(row, "prompt_len", int),
-        output_len=_number(row, "output_len", int),
-    )
-
-
-def _number(row: dict[str, str], column: str, kind: type[N]) -> N:
-    try:
-        return kind(row[column])
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{column} must be {what}, not {row[column]!r}") from None
-
-
 def checked(
-    path: str | os.PathLike[str],
-    requests: Iterable[TracedRequest],
-    max_total_len: int | None = None,
+    path: str | os.PathLike[str], requests: Iterable[TracedRequest]
 ) -> Iterator[TracedRequest]:
     """Each request, once it has been checked. Raises TraceError, naming file and request."""
     previous = 0.0
     for request in requests:
         try:
-            check(request, previous, max_total_len)
+            check(request, previous)
         except ValueError as error:
             raise TraceError(f"{path}: request {request.id!r}: {error}") from None
         previous = request.arrival_s
         yield request
 
 
-def check(request: TracedRequest, previous: float, max_total_len: int | None) -> None:
+def check(request: TracedRequest, previous: float) -> None:
     """Raise ValueError, saying why, where `request` cannot follow an arrival at `previous`."""
-    lengths = request.prompt_len, request.output_len
-    if not request.client or not request.client.isprintable():
-        raise ValueError(f"client must be a name in printable characters, not {request.client!r}")
-    if not 0 <= request.arrival_s < math.inf:
-        raise ValueError(f"arrival_s must be seconds >= 0, not {request.arrival_s}")
-    if request.arrival_s < previous:
-        raise ValueError(f"arrival_s {request.arrival_s} is before the one above; sort by it")
+    client, arrival, lengths = request.client, request.arrival_s, _lengths(request)
+    if not client or not client.isprintable() or client != client.strip():
+        raise ValueError(f"client must be a name in printable characters, not {client!r}")
+    if not 0 <= arrival < math.inf:
+        raise ValueError(f"arrival_s must be seconds >= 0, not {arrival}")
+    if arrival >= _LATEST_S:
+        raise ValueError(f"arrival_s must be seconds; {arrival:g} is too many: milliseconds?")
+    if arrival < previous:
+        raise ValueError(f"arrival_s {arrival} is before the one above; sort by it")
     if min(lengths) < 1:
         raise ValueError(
             "prompt_len and output_len must be at least 1, not {} and {}".format(*lengths)
         )
-    if max_total_len is not None and sum(lengths) > max_total_len:
-        raise ValueError(
-            f"prompt_len + output_len is {sum(lengths)}, more than the memory of "
-            f"{max_total_len} tokens; leave the request out or give more memory"
-        )
+
+
+def _lengths(request: TracedRequest) -> tuple[int, int]:
+    return request.prompt_len, request.output_len
 
 
 def write_csv(path: str | os.PathLike[str], requests: Iterable[TracedRequest]) -> None:
@@ -171,7 +163,7 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
-    """What a trace asks for. `duration_s` is the last arrival; rates are over it.
+    """What a trace asks for. `duration_s`: from its first arrival to its last; rates are over it.
 
     clients: heaviest first. gini: inequality of requests per client, 0 (all send the same) to 1.
     gap_cv: standard deviation of the time between arrivals over its mean; 1 is Poisson.
@@ -189,7 +181,7 @@ class TraceInfo:
 
 def info(requests: Sequence[TracedRequest]) -> TraceInfo:
     """Summarise a trace of at least one request, in arrival order."""
-    duration = requests[-1].arrival_s
+    duration = since(requests[0].arrival_s, requests[-1].arrival_s)
     minutes = duration / 60 if duration > 0 else math.nan
     per_client = [
         _client_info(client, list(group), minutes)
