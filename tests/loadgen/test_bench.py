@@ -111,6 +111,28 @@ def test_file_holds_everything_and_its_manifest_what_it_was_made_with(tmp_path: 
     assert {"send_lag_p99_s", "loop_lag_p99_s", "cpu_share"} <= set(manifest["client"])
 
 
+def test_a_trace_with_a_late_clock_is_sent_from_its_first_arrival_on(tmp_path: Path) -> None:
+    late = [replace(r, arrival_s=819_000 + r.arrival_s) for r in two_to_one(12)]
+    said: list[str] = []
+    with CompletionServer() as server:
+        settings = BenchSettings(
+            suite="real", server=server.url, trace=write_trace(tmp_path, late),
+            weights=(("b", 2.0),), duration=60,
+        )  # fmt: skip
+        report = bench(settings, output=tmp_path / "run.jsonl", say=said.append)
+    records = read_run(tmp_path / "run.jsonl").records
+    arrivals = [r.arrival_s for r in two_to_one(12)]
+    assert [r.arrival_s for r in records] == pytest.approx(arrivals, abs=1e-9)
+    assert {r.outcome for r in records} == {"finished"}
+    manifest = json.loads((tmp_path / "run.manifest.json").read_text())
+    assert (manifest["trace_start_s"], manifest["weights"]) == (819_000.0, {"a": 1.0, "b": 2.0})
+    assert said == [
+        "weights: a=1, b=2",
+        f"{settings.trace}: counted from its first arrival, at 819,000.0 s",
+    ]
+    assert report.clients["b"]["entitlement"].median > report.clients["a"]["entitlement"].median
+
+
 def test_measured_runs_are_drawn_and_simulated_like_others(tmp_path: Path) -> None:
     trace = write_trace(tmp_path, two_to_one(60, gap_s=0.03))
     with CompletionServer() as server:
