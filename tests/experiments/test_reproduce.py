@@ -126,7 +126,7 @@ def test_bad_input_is_refused_before_anything_is_simulated(tmp_path: Path) -> No
     with pytest.raises(FairlaneError, match="nowhere: not a folder"):
         reproduce(measured=tmp_path / "nowhere", output=output)
     with pytest.raises(FairlaneError, match=r"trace\.csv:152"):
-        reproduce(only=["fig3"], trace=trace, output=output)
+        reproduce(only=["fig13"], trace=trace, output=output)
     assert not output.exists()
 
 

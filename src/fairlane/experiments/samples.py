@@ -52,7 +52,7 @@ def _code_version() -> str:
     """A hash of all sources and profiles that a sample's numbers come from."""
     root = Path(fairlane.__file__).parent
     digest = hashlib.sha256()
-    paths = [root / "experiments" / "settings.py"]
+    paths = [root / "experiments" / name for name in ("settings.py", "traces.py", "weights.py")]
     for name in _SOURCES:
         path = root / name
         paths += (
