@@ -85,7 +85,7 @@ class Settings:
             raise FairlaneError(f"rate_scale must be a number above 0, not {self.rate_scale}")
 
     def requests(self) -> list[TracedRequest]:
-        """The workload, of requests that the server can hold."""
+        """The workload; of a trace, what is sent in time and the server can hold."""
         trace = self.read_trace()
         requests = None if trace is None else trace.requests
         return scaled_requests(
@@ -173,8 +173,8 @@ class Settings:
         if self.artifact_lift:
             if "artifact_lift" not in spec.options:
                 raise FairlaneError(
-                    f"scheduler {spec.name} lifts nobody, so not as the artifact does either; to "
-                    "charge as it does, give --charging in place of --artifact"
+                    f"scheduler {spec.name} lifts nobody, so --artifact cannot act; where tokens "
+                    "are charged, --charging alone charges them as the artifact did"
                 )
             options["artifact_lift"] = True
         if self.predict_range is not None:
