@@ -62,6 +62,23 @@ def test_a_preempted_requests_prompt_counts_once_and_an_undone_admission_not_at_
     assert auditor.report().observed == 12.0
 
 
+def test_what_is_given_back_puts_the_others_ahead() -> None:
+    """B is not served meanwhile: its distance grows all the same."""
+    auditor = Auditor()
+    policy = audited("fcfs", auditor)
+    enqueue_all(policy, [req((c, n), c, 10) for n in range(2) for c in "ab"])
+    policy.admit(("a", 0), 0)
+    policy.settle(("a", 0), 0, prompt_tokens=100)
+    assert auditor.report().observed == 100.0
+    policy.admit(("b", 0), 0)
+    policy.record_tokens({("b", 0): 60}, 0)
+    assert (auditor.report().observed, auditor.report().between) == (130.0, ("b", "a"))
+    policy.settle(("a", 0), 0, prompt_tokens=20)
+    report = auditor.report()
+    assert (report.observed, report.between) == (210.0, ("b", "a"))
+    assert report.at_most >= 210.0
+
+
 def test_differences_are_per_weight() -> None:
     auditor = Auditor(weights={"a": 4.0})
     policy = audited("vtc", auditor, weights={"a": 2.0})

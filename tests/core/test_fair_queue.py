@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlane.core.cost import QuadraticCost
 from fairlane.core.errors import FairlaneError
 from fairlane.core.fair_queue import FairQueue
 from fairlane.core.limits import QueueLimit
@@ -148,6 +149,19 @@ def test_a_limit_on_running_tokens_counts_input_and_output(name: str) -> None:
     assert admit_all(policy) == [("a", 2), ("a", 3), ("a", 4)]
 
 
+@VARIANTS
+def test_a_limit_on_running_tokens_follows_what_is_settled(name: str) -> None:
+    policy = fair(name, max_running_tokens=100)
+    enqueue_all(policy, [req(("a", n), "a", 40) for n in range(3)])
+    admit_next(policy)
+    policy.settle(("a", 0), 0, prompt_tokens=70, output_tokens=30)
+    assert policy.peek(0) is None
+    policy.settle(("a", 1), 0, prompt_tokens=1)  # waits: takes up nothing
+    policy.settle(("a", 0), 0, prompt_tokens=70, output_tokens=29)
+    assert admit_next(policy) == ("a", 1)
+    assert policy.peek(0) is None
+
+
 def test_a_limit_saves_up_no_service() -> None:
     """A client held back by its own limit has no claim on what it did not get meanwhile."""
     policy = fair("vtc", max_running=1)
@@ -230,6 +244,22 @@ def test_beyond_the_limit_of_advances_tokens_are_charged_as_they_come() -> None:
     assert counters(policy)["a"] == 32.0
     admit_next(policy)
     assert counters(policy)["a"] == 52.0
+
+
+def test_an_advance_that_a_true_prompt_makes_too_dear_is_given_back() -> None:
+    cost = QuadraticCost(prompt=1, output_linear=1, cross=1, output_square=0, constant=0)
+    policy = fair("vtc-oracle", true_length=lambda request: 10, max_advance=45.0, cost=cost)
+    enqueue_all(policy, [req(n, "a", 0) for n in range(2)])
+    admit_next(policy)
+    policy.record_tokens({0: 2}, 0)
+    policy.settle(0, 0, prompt_tokens=3)
+    assert counters(policy)["a"] == 3 + 4 * 10
+    policy.settle(0, 0, prompt_tokens=4)
+    assert counters(policy)["a"] == 4 + 5 * 2
+    policy.settle(0, 0, prompt_tokens=4, output_tokens=1)
+    assert counters(policy)["a"] == 4 + 5 * 1
+    admit_next(policy)  # there is room for an advance again
+    assert counters(policy)["a"] == 4 + 5 * 1 + 10
 
 
 def test_a_limit_of_advances_below_zero_is_refused() -> None:

@@ -95,6 +95,14 @@ def test_drr_keeps_the_debt_but_not_the_savings_of_a_client_without_requests() -
     assert counters(policy) == {"a": 0.0, "b": 50.0}
 
 
+def test_drr_saves_nothing_that_is_given_back_to_a_client_that_does_not_wait() -> None:
+    policy = create_policy("drr", quantum=100.0)
+    enqueue_all(policy, [req(1, "a", 1000), req(2, "b", 10), req(3, "b", 10)])
+    policy.admit(1, 0)
+    policy.settle(1, 0, prompt_tokens=10)
+    assert counters(policy)["a"] == 0
+
+
 def test_drr_weights_multiply_the_quantum() -> None:
     policy = create_policy("drr", quantum=100, weights={"b": 2.0})
     enqueue_all(policy, [req((c, n), c, 100) for c in "ab" for n in range(6)])

@@ -55,6 +55,17 @@ class ExactAuditor:
                 prices[request_id] = self.cost.output(prompt, start, start + count)
         self.serve(prices)
 
+    def settle(self, request: Request, *, cached_tokens: int, output_tokens: int | None) -> None:
+        prompt, output = self.requests[request.id].prompt_tokens, self.output[request.id]
+        before = self.paid.get(request.id, 0.0) + self.cost.output(prompt, 0, output)
+        self.requests[request.id] = request
+        if request.id in self.paid:
+            self.paid[request.id] = self.cost.admission(request.prompt_tokens, cached_tokens)
+        if output_tokens is not None:
+            self.output[request.id] = output = output_tokens
+        price = self.cost.output(request.prompt_tokens, 0, output)
+        self.serve({request.id: self.paid.get(request.id, 0.0) + price - before})
+
     def requeue(self, request_id: RequestId, *, undo: bool) -> None:
         if undo and not self.output[request_id]:
             self.serve({request_id: -self.paid.pop(request_id)})

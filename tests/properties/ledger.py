@@ -17,7 +17,7 @@ class Ledger:
         self.weights = dict(weights or {})
         self.requests: dict[RequestId, Request] = {}
         self.output: dict[RequestId, int] = {}
-        self.paid: set[RequestId] = set()
+        self.paid: dict[RequestId, float] = {}  # for the prompt
         self.waiting: dict[str, int] = {}
         self.running: dict[str, int] = {}
         self.most_running = 0  # requests at once, of all clients
@@ -49,8 +49,8 @@ class Ledger:
             page = self.arrivals.pop(request_id)
             self.latencies.append((request.client, page, len(self.pages) - 1))
         if request_id not in self.paid:
-            self.paid.add(request_id)
             price = self.cost.admission(request.prompt_tokens, cached_tokens)
+            self.paid[request_id] = price
             self.service[request.client] += price / self.weight(request.client)
         self.write()
         self.waiting[request.client] -= 1
@@ -64,6 +64,22 @@ class Ledger:
             price = self.cost.output(request.prompt_tokens, start, start + count)
             self.service[request.client] += price / self.weight(request.client)
         self.write()
+
+    def settle(self, request: Request, *, cached_tokens: int, output_tokens: int | None) -> None:
+        before = self.price(request.id)
+        self.requests[request.id] = request
+        if request.id in self.paid:
+            self.paid[request.id] = self.cost.admission(request.prompt_tokens, cached_tokens)
+        if output_tokens is not None:
+            self.output[request.id] = output_tokens
+        change = self.price(request.id) - before
+        self.service[request.client] += change / self.weight(request.client)
+        self.write()
+
+    def price(self, request_id: RequestId) -> float:
+        """Of what was delivered of a request."""
+        prompt, output = self.requests[request_id].prompt_tokens, self.output[request_id]
+        return self.paid.get(request_id, 0.0) + self.cost.output(prompt, 0, output)
 
     def requeue(self, request_id: RequestId, *, undo: bool) -> None:
         client = self.requests[request_id].client

@@ -110,6 +110,33 @@ class Model:
         for request in requests:
             self.reorder(self.path_of(request.client))
 
+    def settle(self, old: Request, new: Request, cached: int, output: int | None) -> None:
+        """All that was charged is taken back, and charged for the true numbers."""
+        path, book = self.path_of(old.client), self.books[old.id]
+        member = self.members[path]
+        self.charge(path, -self.charged(old))
+        if old in member.waiting:
+            member.waiting[member.waiting.index(old)] = new
+        else:
+            member.running[new.id] = new
+        if book.admission is not None:
+            book.admission = Fraction(self.cost.admission(new.prompt_tokens, cached))
+        if output is not None:
+            book.output = output
+        book.advance = self.output(new, Fraction(0), book.covered)
+        self.charge(path, self.charged(new))
+        live = [*member.waiting, *member.running.values()]
+        outstanding = sum((self.books[r.id].advance for r in live), Fraction(0))
+        if book.covered and self.max_advance is not None and outstanding > self.max_advance:
+            self.charge(path, -self.prepaid(new))
+            book.covered, book.advance = Fraction(0), Fraction(0)
+        self.reorder(path)
+
+    def charged(self, request: Request) -> Fraction:
+        book = self.books[request.id]
+        delivered = self.output(request, Fraction(0), Fraction(book.output))
+        return (book.admission or Fraction(0)) + delivered + self.prepaid(request)
+
     def charge_again(self, request: Request) -> None:
         book = self.books[request.id]
         if book.output > book.covered:

@@ -16,8 +16,13 @@ from tests.properties.exact_audit import ExactAuditor
 POLICIES = ["fcfs", "vtc", "lcf", "vtc-predict", "round-robin", "drr"]
 
 
-def drive(name: str, seed: int, clients: int, steps: int, churn: float) -> tuple[float, Auditor]:
-    """A random server: arrivals that may empty the queues, batches of 4, preemptions."""
+def drive(
+    name: str, seed: int, clients: int, steps: int, churn: float, wrong: float = 0.0
+) -> tuple[float, Auditor]:
+    """A random server: arrivals that may empty the queues, batches of 4, preemptions.
+
+    wrong: how often it takes back what it charged, an admission or a part of it.
+    """
     draw = random.Random(seed)
     policy, auditor, exact = fresh(name), Auditor(), ExactAuditor()
     policy.watch(exact)
@@ -31,7 +36,13 @@ def drive(name: str, seed: int, clients: int, steps: int, churn: float) -> tuple
         while len(running) < 4 and (request := policy.peek(0)) is not None:
             policy.admit(request.id, 0)
             running.append(request.id)
+            if wrong and draw.random() < wrong:
+                policy.requeue(running.pop(), 0, undo=True)
         policy.record_tokens(dict.fromkeys(running, draw.choice([1, 5])), 0)
+        for request_id in running if wrong else ():
+            if draw.random() < wrong:
+                prompt, output = draw.choice([0, 5, 30]), draw.choice([None, 0, 40])
+                policy.settle(request_id, 0, prompt_tokens=prompt, output_tokens=output)
         for request_id in list(running):
             if draw.random() < churn:
                 running.remove(request_id)
@@ -49,11 +60,12 @@ def drive(name: str, seed: int, clients: int, steps: int, churn: float) -> tuple
     clients=st.integers(2, 12),
     steps=st.integers(1, 200),
     churn=st.sampled_from([0.05, 0.2, 0.5]),
+    wrong=st.sampled_from([0.0, 0.05, 0.3]),
 )
 def test_the_auditor_finds_the_largest_difference_of_any_pair_and_interval(
-    name: str, seed: int, clients: int, steps: int, churn: float
+    name: str, seed: int, clients: int, steps: int, churn: float, wrong: float
 ) -> None:
-    truth, auditor = drive(name, seed, clients, steps, churn)
+    truth, auditor = drive(name, seed, clients, steps, churn, wrong)
     report = auditor.report()
     assert report.observed == truth
     assert truth <= report.at_most

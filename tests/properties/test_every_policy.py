@@ -78,6 +78,22 @@ class AnyPolicy(RuleBasedStateMachine):
         tokens = dict(zip(self.running, counts, strict=False))
         self.both("record_tokens", tokens, self.now)
 
+    @precondition(lambda self: self.running or self.waiting)
+    @rule(data=st.data(), prompt=st.integers(0, 300), output=st.none() | st.integers(0, 40))
+    def settle(self, data: st.DataObject, prompt: int, output: int | None) -> None:
+        """The second time it changes nothing, and whoever waits keeps his place."""
+        queues = [*self.waiting.values(), list(self.running.values())]
+        old = data.draw(st.sampled_from([request for queue in queues for request in queue]))
+        numbers: dict[str, Any] = {"prompt_tokens": prompt, "output_tokens": output}
+        self.both("settle", old.id, self.now, **numbers)
+        self.policy.settle(old.id, self.now, **numbers)  # for the policy alone
+        new = req(old.id, old.client, prompt)
+        if old.id in self.running:
+            self.running[old.id] = new
+        else:
+            queue = self.waiting[old.client]
+            queue[queue.index(old)] = new
+
     @precondition(lambda self: self.running)
     @rule(data=st.data(), undo=st.booleans())
     def put_back(self, data: st.DataObject, undo: bool) -> None:

@@ -132,6 +132,30 @@ class FairQueueMachine(RuleBasedStateMachine):
             self.model.tokens(request, count)
         self.model.tokens_reported([request for request, _ in batch])
 
+    @precondition(lambda self: self.running or self.waiting)
+    @rule(
+        data=st.data(),
+        prompt=st.integers(0, 60),
+        cached=st.floats(0, 1),
+        correction=st.none() | st.integers(-3, 3),
+    )
+    def settle(
+        self, data: st.DataObject, prompt: int, cached: float, correction: int | None
+    ) -> None:
+        live = {**self.waiting, **self.running}
+        old = live[data.draw(st.sampled_from(list(live)))]
+        new = req(old.id, old.client, prompt)
+        book = self.model.books[old.id]
+        output = None if correction is None else max(0, book.output + correction)
+        if book.admission is None:
+            output = None
+        found = int(cached * prompt)
+        self.policy.settle(
+            old.id, 0, prompt_tokens=prompt, cached_tokens=found, output_tokens=output
+        )
+        self.model.settle(old, new, found, output)
+        (self.running if old.id in self.running else self.waiting)[old.id] = new
+
     @precondition(lambda self: self.running)
     @rule()
     def charge_again(self) -> None:

@@ -8,7 +8,8 @@ since, the next M / (k - 1), and so on. So U grows by the k-th harmonic number.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from math import ceil, floor
+from typing import Any, cast
 
 import pytest
 from benchmarks.adversary import LIMITS, Job, Server, Wave
@@ -22,16 +23,18 @@ from fairlane.core.tree import split_path
 from fairlane.core.types import Request, RequestId
 from fairlane.policies.registry import policy_names
 from tests.driving import fresh
+from tests.properties.estimates import Estimates
 from tests.properties.ledger import Ledger
 
 MEMORY = 200
 LONGEST = LIMITS["prompt"][1]
+CLIENTS = ["c0", "c1", "c2"]
 WEIGHTS = {"c1": 2.0, "c2": 0.5}
 
 waves = st.lists(
     st.builds(
         Wave,
-        client=st.sampled_from(["c0", "c1", "c2"]),
+        client=st.sampled_from(CLIENTS),
         **{field: st.integers(low, high) for field, (low, high) in LIMITS.items()},
     ),
     min_size=2,
@@ -59,6 +62,9 @@ class SpreadWatch:
         self.look()
 
     def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
+        self.look()
+
+    def settle(self, request: Request, *, cached_tokens: int, output_tokens: int | None) -> None:
         self.look()
 
     def requeue(self, request_id: RequestId, *, undo: bool) -> None:
@@ -215,6 +221,100 @@ def test_policies_that_pay_quanta_keep_a_bound_wider_by_some_of_them(
     difference = auditor.report().observed
     target(difference, label="difference")
     assert difference <= 2 * half_bound(None, None) + quanta * quantum
+
+
+# -- where prompts are known by estimates, and settled later ---------------------------------
+
+GUESSES = st.fixed_dictionaries({c: st.sampled_from([0.25, 0.8, 1.0, 1.25, 4.0]) for c in CLIENTS})
+
+
+def estimated(
+    sent: list[Job], guesses: Mapping[str, float], after: int | None, policy: Policy[Any],
+    truth: Ledger, *, preempts: bool = False, steps: int | None = None,
+) -> Estimates:  # fmt: skip
+    """Serve jobs whose prompts the policy takes for `guesses` times as long, but for rounding."""
+
+    def guess(request: Request) -> int:
+        factor = guesses[request.client]
+        exact = request.prompt_tokens * factor
+        return floor(exact) if factor > 1 else ceil(exact)
+
+    host = Estimates(policy, guess, after, truth)
+    Server(cast(Any, host), MEMORY, preempts=preempts).run(sent, steps)
+    return host
+
+
+@given(
+    sent=waves,
+    guesses=GUESSES,
+    after=st.sampled_from([1, 10, 1000]),
+    cost=COSTS,
+    weights=st.sampled_from([None, WEIGHTS]),
+    preempts=st.booleans(),
+)
+def test_estimates_that_are_settled_widen_theorem_4_4_by_what_they_were_wrong_by(
+    sent: list[Wave],
+    guesses: Mapping[str, float],
+    after: int,
+    cost: Cost,
+    weights: dict[str, float] | None,
+    preempts: bool,
+) -> None:
+    """U is that of the longest true prompt; what was settled is charged to the last bit."""
+    policy = fresh("vtc", cost=cost, weights=weights)
+    truth, told = Ledger(cost, weights), Ledger(cost, weights)
+    policy.watch(told)
+    jobs = [job for wave in sent for job in wave.jobs()][:60]
+    host = estimated(jobs, guesses, after, policy, truth, preempts=preempts)
+    u = half_bound(cost, weights) * reuse(truth, preempts)
+    difference = truth.largest_difference()
+    target((difference - 2 * u) / (2 * host.error or 1), label="of what estimates may add")
+    assert difference <= 2 * (u + host.error)
+    assert told.service == truth.service
+    factor = max(max(guess, 1 / guess) for guess in guesses.values())
+    if isinstance(cost, LinearCost) and weights is None and not preempts:
+        assert host.error <= (factor - 1) * cost.input_price * MEMORY
+
+
+def test_the_papers_bound_is_too_small_for_estimates_that_are_settled_late() -> None:
+    """A client in the batch was charged four times its prompts, waits, and gets it all back."""
+    jobs = [Job("c0", 0, 40, 10)] * 40 + [Job("c1", 0, 38, 2)] * 300
+    cost = LinearCost(10, 1)
+    u = half_bound(cost, None)
+    differences = []
+    for factor in (4.0, 1.0):
+        guesses, truth = {"c0": factor, "c1": 1.0}, Ledger(cost)
+        host = estimated(jobs, guesses, 1000, fresh("vtc", cost=cost), truth, steps=300)
+        differences.append(truth.largest_difference())
+        assert differences[-1] <= 2 * (u + host.error)
+    assert differences[0] > 2 * u >= differences[1]
+
+
+@pytest.mark.parametrize(("name", "quanta"), [("drr", 3), ("dlpm", 2)])
+@given(sent=waves, guesses=GUESSES, after=st.sampled_from([1, 10, 1000]))
+def test_so_it_is_for_policies_that_pay_quanta(
+    name: str, quanta: int, sent: list[Wave], guesses: Mapping[str, float], after: int
+) -> None:
+    truth = Ledger()
+    jobs = [job for wave in sent for job in wave.jobs()][:60]
+    host = estimated(jobs, guesses, after, fresh(name, quantum=400.0), truth)
+    u = half_bound(None, None)
+    assert truth.largest_difference() <= 2 * (u + host.error) + quanta * 400
+
+
+@pytest.mark.parametrize("name", ["vtc", "drr", "dlpm"])
+def test_estimates_that_are_never_settled_lose_the_bound(name: str) -> None:
+    """Negative control: whose prompts look short is served more, for as long as both wait."""
+    jobs = [Job(client, n // 4, 40, 1) for n in range(4000) for client in ("c0", "c1")]
+    differences = []
+    for after in (1, None):
+        truth, options = Ledger(), {"quantum": 100.0} if name != "vtc" else {}
+        policy = fresh(name, **options)
+        host = estimated(jobs, {"c0": 0.25, "c1": 1.0}, after, policy, truth, steps=300)
+        differences.append(truth.largest_difference())
+    bound = 2 * (half_bound(None, None) + host.error) + 3 * options.get("quantum", 0.0)
+    assert differences[0] <= bound
+    assert differences[1] > 2 * bound
 
 
 # -- what no policy can do better, and what unfair ones do worse -----------------------------

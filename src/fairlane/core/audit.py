@@ -16,8 +16,11 @@ that joins starts at the level of the least, or where it was if that is further.
 in which two run, their distance changes as their services differ, so no difference exceeds twice
 the widest spread.
 
+Service that was charged by an estimate counts as what it is settled to from then on; a difference
+that was found in between stays in the report.
+
 Cost: for each client served in an event O(log backlogged clients) amortised, and at most 16
-comparisons.
+comparisons; all backlogged clients are looked at when something is given back to the least.
 """
 
 from collections import OrderedDict
@@ -26,6 +29,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
 from fairlane.core.cost import Cost, LinearCost
+from fairlane.core.policy import Priced
 from fairlane.core.types import Request, RequestId
 
 
@@ -101,15 +105,14 @@ class _Race:
         return None
 
 
-@dataclass(slots=True)
-class _Live:
+class _Live(Priced):
     """What the auditor notes of a request."""
 
-    client: str
-    prompt: int
-    output: int = 0
-    admission: float | None = None
-    waiting: bool = True
+    __slots__ = ("client",)
+
+    def __init__(self, request: Request, client: str) -> None:
+        super().__init__(request)
+        self.client = client
 
 
 class Auditor:
@@ -156,7 +159,7 @@ class Auditor:
     def enqueue(self, request: Request) -> None:
         """A request was accepted."""
         client = self._name_of(request.client)
-        self._live[request.id] = _Live(client, request.prompt_tokens)
+        self._live[request.id] = _Live(request, client)
         self._requests[client] = self._requests.get(client, 0) + 1
         self._totals.setdefault(client, 0.0)
         self._wait(client)
@@ -164,9 +167,9 @@ class Auditor:
     def admit(self, request_id: RequestId, *, cached_tokens: int = 0) -> None:
         """A waiting request was admitted."""
         live = self._live[request_id]
-        live.waiting = False
+        live.running = True
         if live.admission is None:
-            live.admission = self._cost.admission(live.prompt, cached_tokens)
+            live.admission = self._cost.admission(live.request.prompt_tokens, cached_tokens)
             self._serve(live.client, live.admission)
             self._compare([live.client])
         self._wait_no_more(live.client)
@@ -181,11 +184,23 @@ class Auditor:
                 continue
             start = live.output
             live.output = stop = start + count
-            amount = self._cost.output(live.prompt, start, stop) if price is None else price * count
+            if price is None:
+                amount = self._cost.output(live.request.prompt_tokens, start, stop)
+            else:
+                amount = price * count
             touched[live.client] = touched.get(live.client, 0.0) + amount
         for client, amount in touched.items():
             self._serve(client, amount)
         self._compare(touched)
+
+    def settle(
+        self, request: Request, *, cached_tokens: int = 0, output_tokens: int | None = None
+    ) -> None:
+        """The true numbers of a live request became known. Unknown ids are passed over."""
+        live = self._live.get(request.id)
+        if live is not None:
+            amount = live.settle(self._cost, request, cached_tokens, output_tokens)
+            self._correct(live.client, amount)
 
     def requeue(self, request_id: RequestId, *, undo: bool = False) -> None:
         """A running request was put back; with `undo` as if it had not been admitted.
@@ -193,10 +208,9 @@ class Auditor:
         A difference that was found in between stays in the report.
         """
         live = self._live[request_id]
-        live.waiting = True
+        live.running = False
         if undo and not live.output and live.admission is not None:
-            self._serve(live.client, -live.admission)
-            self._compare([live.client])
+            self._correct(live.client, -live.admission)
             live.admission = None
         self._wait(live.client)
 
@@ -205,7 +219,7 @@ class Auditor:
         live = self._live.pop(request_id, None)
         if live is None:
             return
-        if live.waiting:
+        if not live.running:
             self._wait_no_more(live.client)
         self._requests[live.client] -= 1
         if not self._requests[live.client]:
@@ -223,6 +237,17 @@ class Auditor:
         start = self._race.starts.get(client)
         if amount < 0 and start is not None:
             self._race.join(client, start, self._totals[client] - start)
+
+    def _correct(self, client: str, amount: float) -> None:
+        """Serve a client more, or take service back.
+
+        When that lowers the least, everyone is further ahead of it than before.
+        """
+        before = self._race.least(self._totals)
+        self._serve(client, amount)
+        least = self._race.least(self._totals)
+        fell = before is not None and least is not None and least < before
+        self._compare(list(self._race.starts) if fell else [client])
 
     def _compare(self, served: Iterable[str]) -> None:
         """Look whether clients that were just served are now further ahead than any before."""
@@ -246,6 +271,8 @@ class Auditor:
             theirs = all_least[other]
             if -gap < theirs[client]:
                 theirs[client] = -gap
+            elif -gap - theirs[client] > self._observed:  # something was taken back
+                self._observed, self._between = -gap - theirs[client], (other, client)
 
     def _pair(self, client: str) -> None:
         """Compare a client with the others from now on."""

@@ -31,7 +31,7 @@ from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.counters import Lift, Node, lift_to_least_or_last, no_lift
 from fairlane.core.limits import Gate
 from fairlane.core.options import AT_LEAST_ONE, NOT_NEGATIVE, Count, NotNegative, Weight
-from fairlane.core.policy import Policy, RepeatsCharges, Ticket
+from fairlane.core.policy import Policy, Priced, RepeatsCharges
 from fairlane.core.predict import Predictor
 from fairlane.core.saved import Saved
 from fairlane.core.tree import ClientTree, PathOf, lineage
@@ -52,25 +52,27 @@ class FairOptions(TypedDict, total=False):
     max_idle: Count
 
 
-class Charged(Ticket):
+class Charged(Priced):
     """A live request, its client, and what it has been charged for."""
 
-    __slots__ = ("admission", "advance", "covered", "node", "output", "since")
+    __slots__ = ("advance", "covered", "node", "since")
 
     def __init__(self, request: Request, node: Node) -> None:
-        self.request = request
-        self.running = False
+        super().__init__(request)
         self.node = node
-        self.output = 0  # tokens delivered, but for the rounds since `since` while it runs
-        self.since = 0
+        self.since = 0  # `output` leaves out the rounds since then, while it runs
         self.covered: float = 0  # output tokens charged in advance
         self.advance = 0.0  # what that was
-        self.admission: float | None = None  # what its prompt was charged, once admitted
 
     @property
     def tokens(self) -> int:
         """What it takes up in the running batch."""
         return self.request.prompt_tokens + self.output
+
+    def charged(self, cost: Cost) -> float:
+        """What it was charged so far, delivered or predicted; `fold` first."""
+        stop = max(self.output, self.covered)
+        return (self.admission or 0.0) + cost.output(self.request.prompt_tokens, 0, stop)
 
     def fold(self, now: int) -> None:
         """Count the rounds until `now`; as `Node.fold`."""
@@ -191,8 +193,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             self._occupy(ticket, -1)
         else:
             del node.queue[ticket.request.id]
-        if ticket.advance:
-            self._settle(ticket)
+        if ticket.covered:
+            self._give_back_advance(ticket)
         if outcome is Outcome.FINISHED and self._predictor is not None:
             self._predictor.observe(ticket.request, ticket.output)
         self._reorder(node)
@@ -320,18 +322,39 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             return 0.0
         return self._cost.output(ticket.request.prompt_tokens, ticket.output, ticket.covered)
 
-    def _settle(self, ticket: Charged) -> None:
-        """Give back what was prepaid."""
+    def _settle(
+        self, ticket: Charged, request: Request, cached_tokens: int, output_tokens: int | None
+    ) -> None:
+        """Charge the difference, of what a prediction covers too; what it expected stands.
+
+        An advance that would have exceeded the client's limit is given back.
+        """
+        node = ticket.node
+        if ticket.running:
+            ticket.fold(self._tree.rounds.count)
+        held = ticket.tokens
+        self._charge(node, ticket.settle(self._cost, request, cached_tokens, output_tokens))
+        if ticket.covered:
+            advance = self._cost.output(request.prompt_tokens, 0, ticket.covered)
+            node.advance += advance - ticket.advance
+            ticket.advance = advance
+            if node.advance > self._max_advance:
+                self._give_back_advance(ticket)
+        if self._max_running_tokens is not None and ticket.running:
+            node.tokens += ticket.tokens - held
+            self._reorder(node)
+
+    def _give_back_advance(self, ticket: Charged) -> None:
+        """Give back what was prepaid; from now on output is charged as it comes."""
         prepaid = self._prepaid(ticket)
         ticket.node.advance -= ticket.advance
-        ticket.advance = 0.0
+        ticket.covered, ticket.advance = 0, 0.0
         if prepaid:
             self._charge(ticket.node, -prepaid)
-            ticket.covered = ticket.output
 
     def _refund(self, ticket: Charged) -> None:
         """Give back all that an admission charged."""
-        self._settle(ticket)
+        self._give_back_advance(ticket)
         if ticket.admission is not None:
             self._charge(ticket.node, -ticket.admission)
             ticket.admission = None
@@ -350,7 +373,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def set_weight(self, name: str, weight: float) -> None:
         """From now on, service counts for a client or group by this weight; keys as in `weights`.
 
-        What was delivered stays as it was charged; what a prediction prepaid is charged anew.
+        What was delivered stays as it was charged; what a prediction prepaid is charged anew, and
+        what is settled later counts by the weight of that moment.
         """
         nodes = self._tree.set_weight(name, weight)
         prepaid = self._prepaid_below() if nodes else {}

@@ -11,7 +11,8 @@ and no threads. A host (the simulator, a server's scheduler) feeds it events and
   5. record_tokens(tokens, now)   output tokens as they are delivered
   6. finish(id, now, outcome)     settled to what was delivered, then forgotten. Idempotent, and
                                   good for waiting requests too.
-Also requeue(id, now): a running request goes back to the front of its client's queue.
+Also requeue(id, now): a running request goes back to the front of its client's queue; and
+settle(id, now, ...): a host that went by estimates has learned a request's true numbers.
 
 Rules. The host calls from one thread. `now` (seconds) never decreases. An id is unique among
 live requests. Hosts may report tokens late and in any grouping: charges only depend on totals.
@@ -20,8 +21,10 @@ live requests. Hosts may report tokens late and in any grouping: charges only de
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
+from fairlane.core.cost import Cost
 from fairlane.core.errors import FairlaneError, UnknownRequestError
 from fairlane.core.limits import Gate
 from fairlane.core.types import ClientState, Outcome, Rejection, Request, RequestId, Snapshot
@@ -35,6 +38,33 @@ class Ticket:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.running = False
+
+
+class Priced(Ticket):
+    """A ticket of a policy that charges what was delivered."""
+
+    __slots__ = ("admission", "output")
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.output = 0  # tokens delivered
+        self.admission: float | None = None  # what its prompt was charged, once admitted
+
+    def charged(self, cost: Cost) -> float:
+        """What it was charged so far."""
+        return (self.admission or 0.0) + cost.output(self.request.prompt_tokens, 0, self.output)
+
+    def settle(
+        self, cost: Cost, request: Request, cached_tokens: int, output_tokens: int | None
+    ) -> float:
+        """As if it had been `request` all along; what it is to be charged for that."""
+        before = self.charged(cost)
+        self.request = request
+        if self.admission is not None:
+            self.admission = cost.admission(request.prompt_tokens, cached_tokens)
+        if output_tokens is not None:
+            self.output = output_tokens
+        return self.charged(cost) - before
 
 
 T = TypeVar("T", bound=Ticket)
@@ -51,6 +81,9 @@ class Watcher(Protocol):
 
     def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Tokens were delivered, perhaps also of requests that the policy does not know."""
+
+    def settle(self, request: Request, *, cached_tokens: int, output_tokens: int | None) -> None:
+        """The true numbers of a live request became known; `request` has its true prompt."""
 
     def requeue(self, request_id: RequestId, *, undo: bool) -> None:
         """A running request was put back."""
@@ -117,11 +150,7 @@ class Policy(ABC, Generic[T]):
         cached_tokens: how many prompt tokens the host found in its KV cache.
         """
         ticket = self._find(request_id, running=False)
-        if not 0 <= cached_tokens <= ticket.request.prompt_tokens:
-            raise FairlaneError(
-                f"request {request_id!r} of {ticket.request.prompt_tokens} prompt tokens cannot "
-                f"have {cached_tokens} of them cached"
-            )
+        _check_cached(request_id, ticket.request.prompt_tokens, cached_tokens)
         ticket.running = True
         for gate in self._gates:
             gate.left(ticket.request)
@@ -139,6 +168,37 @@ class Policy(ABC, Generic[T]):
     def hears_tokens(self) -> bool:
         """Whether reports of tokens change anything; where not, a host may leave them out."""
         return type(self)._record_tokens is not Policy._record_tokens or bool(self._watchers)
+
+    def settle(
+        self,
+        request_id: RequestId,
+        now: float,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int = 0,
+        output_tokens: int | None = None,
+    ) -> None:
+        """The host has learned a live request's true numbers. Unknown requests are passed over.
+
+        From now on it is charged as if they had been known from the beginning: the difference is
+        charged, or given back, at once. What was decided meanwhile stands: the order, lifts, who
+        was charged in advance. Idempotent. Raises FairlaneError for numbers that cannot be.
+
+        prompt_tokens, cached_tokens: in place of what the request and `admit` said. While it was
+        not admitted only the prompt counts, as `admit` will say how much of it is cached.
+        output_tokens: how many were delivered until now, more or fewer than were recorded; what
+        is recorded later adds to them. None where that is right.
+        """
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        _check_cached(request_id, prompt_tokens, cached_tokens)
+        if output_tokens is not None and output_tokens < 0:
+            raise FairlaneError(f"request {request_id!r} cannot have {output_tokens} output tokens")
+        request = replace(ticket.request, prompt_tokens=prompt_tokens)
+        self._settle(ticket, request, cached_tokens, output_tokens)
+        for watcher in self._watchers:
+            watcher.settle(request, cached_tokens=cached_tokens, output_tokens=output_tokens)
 
     def requeue(self, request_id: RequestId, now: float, *, undo: bool = False) -> None:
         """A running request goes back to the front of its client's queue (no lift).
@@ -236,6 +296,12 @@ class Policy(ABC, Generic[T]):
     def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Charge delivered tokens; nothing, for policies that charge none."""
 
+    def _settle(
+        self, ticket: T, request: Request, cached_tokens: int, output_tokens: int | None
+    ) -> None:
+        """Correct a ticket and its charges; there are none, for policies that charge nothing."""
+        ticket.request = request
+
     @abstractmethod
     def _requeue(self, ticket: T, undo: bool) -> None:
         """Put a ticket back at the front."""
@@ -254,6 +320,14 @@ class Policy(ABC, Generic[T]):
             state = "running" if running else "waiting"
             raise UnknownRequestError(f"no {state} request has the id {request_id!r}")
         return ticket
+
+
+def _check_cached(request_id: RequestId, prompt_tokens: int, cached_tokens: int) -> None:
+    if not 0 <= cached_tokens <= prompt_tokens:
+        raise FairlaneError(
+            f"request {request_id!r} of {prompt_tokens} prompt tokens cannot have "
+            f"{cached_tokens} of them cached"
+        )
 
 
 class RepeatsCharges(ABC):

@@ -21,7 +21,7 @@ from math import inf, isinf
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.errors import FairlaneError
 from fairlane.core.options import Positive, Weight, checked_weights
-from fairlane.core.policy import ClientQueue, Policy, Ticket
+from fairlane.core.policy import ClientQueue, Policy, Priced
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
 COMPARED = 128  # waiting requests whose cached prefixes are compared, oldest first
@@ -39,17 +39,15 @@ class Purse:
         self.weight = weight
 
 
-class Payer(Ticket):
+class Payer(Priced):
     """A live request, its place in order of arrival, and what it drew."""
 
-    __slots__ = ("admission", "output", "place", "purse")
+    __slots__ = ("place", "purse")
 
     def __init__(self, request: Request, purse: Purse, place: int) -> None:
         super().__init__(request)
         self.purse = purse
         self.place = place
-        self.output = 0
-        self.admission: float | None = None
 
 
 class LongestPrefixMatch(Policy[Payer]):
@@ -139,6 +137,12 @@ class LongestPrefixMatch(Policy[Payer]):
                 start, payer.output = payer.output, payer.output + count
                 prompt = payer.request.prompt_tokens
                 payer.purse.balance -= self._cost.output(prompt, start, payer.output)
+
+    def _settle(
+        self, ticket: Payer, request: Request, cached_tokens: int, output_tokens: int | None
+    ) -> None:
+        """Draw the difference, or give it back."""
+        ticket.purse.balance -= ticket.settle(self._cost, request, cached_tokens, output_tokens)
 
     def _requeue(self, ticket: Payer, undo: bool) -> None:
         if undo and not ticket.output and ticket.admission is not None:

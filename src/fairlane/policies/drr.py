@@ -15,7 +15,7 @@ from itertools import takewhile
 
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.options import ABOVE_ZERO, Positive, Weight, checked_weights
-from fairlane.core.policy import ClientQueue, Policy, Ticket
+from fairlane.core.policy import ClientQueue, Policy, Priced
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
 
@@ -31,16 +31,14 @@ class Turn:
         self.weight = weight
 
 
-class Drawn(Ticket):
+class Drawn(Priced):
     """A live request that draws on its client's balance."""
 
-    __slots__ = ("admission", "output", "turn")
+    __slots__ = ("turn",)
 
     def __init__(self, request: Request, turn: Turn) -> None:
         super().__init__(request)
         self.turn = turn
-        self.output = 0
-        self.admission: float | None = None
 
 
 class DeficitRoundRobin(Policy[Drawn]):
@@ -81,6 +79,14 @@ class DeficitRoundRobin(Policy[Drawn]):
                 start, ticket.output = ticket.output, ticket.output + count
                 prompt = ticket.request.prompt_tokens
                 self._draw(ticket, self._cost.output(prompt, start, ticket.output))
+
+    def _settle(
+        self, ticket: Drawn, request: Request, cached_tokens: int, output_tokens: int | None
+    ) -> None:
+        """Draw the difference, or give it back; nobody saves by that who does not wait."""
+        self._draw(ticket, ticket.settle(self._cost, request, cached_tokens, output_tokens))
+        if not ticket.turn.queue:
+            ticket.turn.balance = min(ticket.turn.balance, 0.0)
 
     def _rounds(self, turn: Turn) -> int:
         """How often the ring must come round until this client may be served, at least 1."""
