@@ -37,6 +37,56 @@ def test_service_is_the_price_of_what_was_delivered(cost: LinearCost | Quadratic
     assert (row["arrivals"], row["running"], row["finished"]) == (2, 1, 1)
 
 
+@pytest.mark.parametrize("cost", [LinearCost(1, 2, 0.25), QuadraticCost(cached_price=0.125)])
+@pytest.mark.parametrize("moment", ["waiting", "running", "put back", "last"])
+def test_what_is_settled_is_as_if_it_had_been_right(cost: Cost, moment: str) -> None:
+    """Totals, counters and differences, while it runs and when it is over."""
+    seen = []
+    for wrong in (False, True):
+        books = Books(FairQueue(cost=cost), Auditor(cost=cost), cost, lambda: 0.0)
+
+        def settle_if(now: str, output: int | None, books: Books = books, on: bool = wrong) -> None:
+            if on and now == moment:
+                books.settle("1", 100, cached_tokens=40, output_tokens=output)
+
+        prompt = 30 if wrong else 100
+        for request_id, client, length in (("1", "a", prompt), ("2", "a", 5), ("3", "b", 5)):
+            assert books.arrive(req(request_id, client, length)) is None
+        settle_if("waiting", None)
+        books.admit("1", 0 if wrong and moment != "waiting" else 40)
+        books.delivered({"1": 5 if wrong and moment != "waiting" else 3})
+        settle_if("running", 3)
+        books.put_back("1")
+        settle_if("put back", 3)
+        books.admit("1", 0)
+        books.delivered({"1": 1})
+        settle_if("last", 4)
+        books.settle("unknown", 7)
+        running = books.snapshot()
+        books.finish("1", Outcome.FINISHED)
+        books.settle("1", 7, output_tokens=0)  # it is over
+        seen.append((running["clients"], books.snapshot()["clients"]))
+    assert seen[1] == seen[0]
+    row = seen[1][1]["a"]
+    assert (row["input_tokens"], row["cached_tokens"], row["output_tokens"]) == (60, 40, 4)
+    assert row["service"] == cost.admission(100, 40) + cost.output(100, 0, 4)
+
+
+def test_the_auditor_counts_what_was_settled() -> None:
+    books = fresh(LinearCost())
+    for number in range(2):
+        books.arrive(req(f"a{number}", "a", 10))
+        books.arrive(req(f"b{number}", "b", 10))
+    books.admit("a0", 0)
+    books.delivered({"a0": 2})
+    books.settle("a0", 100, output_tokens=7)
+    assert books.snapshot()["observed_difference"] == 100 + 2 * 7
+    books.admit("b0", 0)
+    books.settle("b0", 300)
+    assert books.snapshot()["observed_difference"] == 300
+    assert books.snapshot()["policy_errors"] == 0
+
+
 def test_passing_over_a_request_leaves_no_trace() -> None:
     books = fresh(LinearCost())
     books.arrive(req("1", "a", 100))

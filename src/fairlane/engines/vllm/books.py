@@ -8,6 +8,7 @@ its cause, and scheduling goes on. An auditor that raises is asked no more. Noth
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fairlane.core.audit import Auditor
@@ -49,7 +50,7 @@ class Account:
 class Entry:
     """A live request."""
 
-    __slots__ = ("account", "admitted", "arrived", "output", "request", "waiting")
+    __slots__ = ("account", "admitted", "arrived", "cached", "output", "request", "waiting")
 
     def __init__(self, request: Request, account: Account, arrived: float) -> None:
         self.request = request
@@ -57,6 +58,7 @@ class Entry:
         self.arrived = arrived
         self.output = 0  # tokens delivered, but for those in Books._news
         self.admitted = False
+        self.cached = 0  # of its prompt, when it was admitted
         self.waiting = True
 
 
@@ -133,13 +135,10 @@ class Books:
         now = self._clock()
         self._guard("admit", request_id, self._policy.admit, request_id, now, cached_tokens=cached)
         if not entry.admitted:
-            entry.admitted = True
-            account = entry.account
-            account.admissions += 1
-            account.wait_s += now - entry.arrived
-            account.input_tokens += prompt - cached
-            account.cached_tokens += cached
-            account.service += self._cost.admission(prompt, cached)
+            entry.admitted, entry.cached = True, cached
+            entry.account.admissions += 1
+            entry.account.wait_s += now - entry.arrived
+            self._add_prompt(entry, 1)
         self._waits_no_more(entry)
         self._audit(self._auditor.admit, request_id, cached_tokens=cached)
 
@@ -183,6 +182,32 @@ class Books:
         self._steps += 1
         if self._steps % _AUDIT_PERIOD == 0:
             self._tell_auditor()
+
+    def settle(
+        self,
+        request_id: str,
+        prompt_tokens: int,
+        *,
+        cached_tokens: int = 0,
+        output_tokens: int | None = None,
+    ) -> None:
+        """A live request's true numbers became known; see Policy.settle. Unknown: passed over."""
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return
+        request = replace(entry.request, prompt_tokens=prompt_tokens)
+        recorded = entry.output + self._news.pop(request_id, 0)
+        output = recorded if output_tokens is None else output_tokens
+        cached = min(cached_tokens, prompt_tokens)  # as in `admit`
+        told = {"cached_tokens": cached, "output_tokens": output}
+        numbers = {"prompt_tokens": prompt_tokens, **told}
+        self._guard("settle", request_id, self._policy.settle, request_id, self._clock(), **numbers)
+        if entry.admitted:
+            self._add_prompt(entry, -1)
+        entry.request, entry.cached, entry.output = request, cached, output
+        if entry.admitted:
+            self._add_prompt(entry, 1)
+        self._audit(self._auditor.settle, request, **told)
 
     def finish(self, request_id: str, outcome: Outcome) -> None:
         """A request ended. Unknown ids are passed over."""
@@ -291,6 +316,13 @@ class Books:
                         total.add(self._accounts.pop(name))
             account = self._accounts[client] = Account()
         return account
+
+    def _add_prompt(self, entry: Entry, sign: int) -> None:
+        """Count an admitted prompt (1), or take it out of the account again (-1)."""
+        account, prompt = entry.account, entry.request.prompt_tokens
+        account.input_tokens += sign * (prompt - entry.cached)
+        account.cached_tokens += sign * entry.cached
+        account.service += sign * self._cost.admission(prompt, entry.cached)
 
     def _deliver_singly(self, tokens: Mapping[str, int], now: float) -> None:
         """After a report of many failed: find whose it was."""
