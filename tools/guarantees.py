@@ -85,11 +85,23 @@ client was admitted last: of k requests that run, the first to be put back has p
 M / k tokens since, the next M / (k - 1), so U grows by 1 + 1/2 + ... + 1/k. A search found 1.55 U
 with ten requests. Requests do not count twice: what is computed again is not charged.
 
+A host that stands before an engine knows a prompt's length by an estimate at first, and settles it
+when the engine tells (`Policy.settle`): charges are then what they would have been, to the last
+bit, while the order until then stands. Let E be the most that admitted requests which are not
+settled yet are mischarged at one time, in all and per weight. Two clients differ by at most
+2 (U + E), U being that of the longest true prompt: a counter tells its client's service but for its
+part of E. Without preemption, estimates within a factor f of the truth keep E below (f - 1) w_p M;
+and those that are too low below w_p M, however wrong they are. One that is too high has no limit
+but the host's own: its client waits, and gets everything back at once. So where clients may be
+hostile, rather guess low, and settle early. 2U alone is not enough: a test reaches 7.7 U where
+input costs ten times as much as output and one client's prompts are taken for four times as long.
+What is never settled loses the bound.
+
 `tests/properties/test_theorems.py` asserts them over random and adversarial workloads: with linear
-and quadratic costs, weights, and hosts that preempt (4.3, 4.4, 4.9). `tests/simulator/` asserts 4.4
-on simulated GPUs. The same assertions must fail, and do, for first come first served, rate limits,
-round robin and least counter first. While a server runs, `fairlane.core.audit` says what was
-observed so far:
+and quadratic costs, weights, and hosts that preempt (4.3, 4.4, 4.9) or estimate (4.4).
+`tests/simulator/` asserts 4.4 on simulated GPUs. The same assertions must fail, and do, for first
+come first served, rate limits, round robin and least counter first. While a server runs,
+`fairlane.core.audit` says what was observed so far:
 
 ```python
 from fairlane.core.audit import Auditor, service_bound
