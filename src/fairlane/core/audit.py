@@ -239,15 +239,21 @@ class Auditor:
             self._race.join(client, start, self._totals[client] - start)
 
     def _correct(self, client: str, amount: float) -> None:
-        """Serve a client more, or take service back.
-
-        When that lowers the least, everyone is further ahead of it than before.
-        """
-        before = self._race.least(self._totals)
+        """Serve a client more, or take service back, which puts the others further ahead of it."""
+        totals, before = self._totals, self._race.least(self._totals)
         self._serve(client, amount)
-        least = self._race.least(self._totals)
-        fell = before is not None and least is not None and least < before
-        self._compare(list(self._race.starts) if fell else [client])
+        self._compare([client])
+        least = self._race.least(totals)
+        if before is None or least is None or amount >= 0:
+            return
+        if least < before:
+            furthest = max(totals[other] - start for other, start in self._race.starts.items())
+            self._spread = max(self._spread, furthest - least)
+        for other, row in self._least.items():
+            if client in row:
+                gap = totals[other] - totals[client] - row[client]
+                if gap > self._observed:
+                    self._observed, self._between = gap, (other, client)
 
     def _compare(self, served: Iterable[str]) -> None:
         """Look whether clients that were just served are now further ahead than any before."""
@@ -271,8 +277,6 @@ class Auditor:
             theirs = all_least[other]
             if -gap < theirs[client]:
                 theirs[client] = -gap
-            elif -gap - theirs[client] > self._observed:  # something was taken back
-                self._observed, self._between = -gap - theirs[client], (other, client)
 
     def _pair(self, client: str) -> None:
         """Compare a client with the others from now on."""
