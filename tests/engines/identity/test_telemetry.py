@@ -1,14 +1,11 @@
 """Metrics and tenants as they are told: bounded labels that nobody can break out of."""
 
-import re
+from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from fairlane.engines.vllm.telemetry import escape, merge, render
-
-SAMPLE = re.compile(
-    r'^[a-z_]+(\{([a-z]+="([^"\\\n]|\\["\\n])*",?)+\})? (-?[0-9.e+]+|inf)$'
-)  # of Prometheus' text format, for the labels that are used here
+from fairlane.engines.vllm.telemetry import merge, render
 
 
 def lines(clients: dict[str, dict[str, object]], top: int = 20, **seen: object) -> list[str]:
@@ -17,32 +14,67 @@ def lines(clients: dict[str, dict[str, object]], top: int = 20, **seen: object) 
     return text.splitlines()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        'a"} 1\nfake_metric{x="',
-        "a\\",
-        'a\\"',
-        "a\nb",
-        "a\r\nb",
-        "a\u2028b\x85c\x0bd",
-        "日本",
-        "a{b}",
-        "# HELP",
-        "\ud800",
-    ],
-)
+def parsed(text: bytes) -> dict[str, list[Any]]:
+    """Samples by name, as a scraper reads them."""
+    samples: dict[str, list[Any]] = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append(sample)
+    return samples
+
+
+HOSTILE = {  # names, and how a scraper reads them
+    'a"} 1\nfake_metric{x="': 'a"} 1\nfake_metric{x="',
+    "a\\": "a\\",
+    'a\\"': 'a\\"',
+    "a\nb": "a\nb",
+    "a\r\nb": "a\\u000d\nb",
+    "a\u2028b\x85c\x0bd": "a\\u2028b\\u0085c\\u000bd",
+    "日本": "日本",
+    "a{b}": "a{b}",
+    "# HELP": "# HELP",
+    "\ud800": "\\ud800",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_breaks_out_of_its_label(name: str) -> None:
-    text = render({name: {"service": 1.0, "rejected": {"queue_full": 2}}}, {}, 20, "")
-    for line in text.decode().splitlines():
-        assert line.startswith("#") or SAMPLE.match(line), line
-        assert "fake_metric" not in line.split("{")[0]
-    assert len(text.decode().splitlines()) == len(text.split(b"\n")) - 1
+    rejected = {"queue_full": 2}
+    text = render({name: {"service": 1.0, "rejected": rejected}}, {}, 20, "")
+    usual = render({"a": {"service": 1.0, "rejected": rejected}}, {}, 20, "")
+    # of any kind of line end, even where the format knows one alone
+    assert len(text.decode().splitlines()) == len(usual.splitlines())
+    told, samples = parsed(usual), parsed(text)
+    assert samples.keys() == told.keys()
+    for metric, found in samples.items():
+        assert [sample.value for sample in found] == [sample.value for sample in told[metric]]
+    [service, other] = samples["fairlane_client_service_total"]
+    assert service.labels == {"client": HOSTILE[name]}
+    assert other.labels == {"client": "other"}
+    [rejection] = samples["fairlane_client_rejections_total"]
+    assert rejection.labels == {"client": HOSTILE[name], "reason": "queue_full"}
 
 
 def test_names_stay_apart() -> None:
-    names = ['a"', 'a\\"', "a\\", "a\\\\", "a", "other"]
-    assert len({escape(name) for name in names}) == len(names)
+    names = ['a"', 'a\\"', "a\\", "a\\\\", "a", "a b", "a\nb", "other"]
+    samples = parsed(render({name: {"service": 1.0} for name in names}, {}, 20, ""))
+    told = {sample.labels["client"] for sample in samples["fairlane_client_service_total"]}
+    assert told == set(names)
+
+
+def test_values_are_read_as_they_are() -> None:
+    """Large ones in full, no end as such, and no sample beside those that are documented."""
+    clients = {"a": {"service": 12_345_678.25, "output_tokens": 10**15 + 1, "counter": 0.1}}
+    samples = parsed(render(clients, {"bound": float("inf")}, 20, ""))
+    for name, value in {
+        "fairlane_client_service_total": 12_345_678.25,
+        "fairlane_client_output_tokens_total": 10**15 + 1,
+        "fairlane_client_counter": 0.1,
+        "fairlane_difference_bound": float("inf"),
+    }.items():
+        assert samples[name][0].value == value
+    assert not [name for name in samples if not name.startswith("fairlane_")]
+    assert not [name for name in samples if name.endswith("_created")]
 
 
 def test_labels_are_the_n_most_served_and_the_rest_together() -> None:

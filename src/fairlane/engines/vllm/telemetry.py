@@ -7,8 +7,13 @@ Operators see everyone, a client sees itself; everyone sees everyone where that 
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from fairlane.engines.admission import Admission, Caller
 from fairlane.engines.shares import entitlements
@@ -141,68 +146,82 @@ def render(clients: Clients, seen: Mapping[str, Any], top: int, problem: str) ->
     order = sorted(clients, key=lambda path: (-float(clients[path].get("service", 0.0)), path))
     shown = [path for path in order if path != _OTHER][:top]
     rest = [path for path in order if path not in set(shown)]
-    lines: list[str] = []
-    for kind, names in (("counter", _COUNTERS), ("gauge", _GAUGES)):
+    of_clients = [*_summed(clients, shown, rest), *_own(clients, shown)]
+    of_all = [_rejections(clients, shown), *_server(clients, seen, problem)]
+    registry = CollectorRegistry()  # none of the process's own metrics: vLLM tells these
+    registry.register(_Told(of_clients + of_all))
+    return generate_latest(registry)
+
+
+class _Told(Collector):
+    """Hands a registry what is known already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def _summed(clients: Clients, shown: list[str], rest: list[str]) -> Iterator[Metric]:
+    """What is told of each shown client, and of the rest together."""
+    for kind, names in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
         for name, meaning in names.items():
-            values = {p: float(clients[p].get(name) or 0) for p in shown}
-            values[_OTHER] = math.fsum(float(clients[p].get(name) or 0) for p in rest)
             metric = f"fairlane_client_{_RENAMED.get(name, name)}"
-            metric += "_total" if kind == "counter" else ""
-            lines += _family(metric, kind, meaning, _labelled(values))
+            family = kind(metric, meaning, labels=["client"])
+            for path in shown:
+                family.add_metric([_printable(path)], float(clients[path].get(name) or 0))
+            others = math.fsum(float(clients[path].get(name) or 0) for path in rest)
+            family.add_metric([_OTHER], others)
+            yield family
+
+
+def _own(clients: Clients, shown: list[str]) -> Iterator[Metric]:
+    """What is told of each shown client alone, where it is known."""
     for name, meaning in _OWN_GAUGES.items():
-        found = {p: clients[p][name] for p in shown if clients[p].get(name) is not None}
-        lines += _family(f"fairlane_client_{name}", "gauge", meaning, _labelled(found))
-    lines += _rejections(clients, shown)
-    for name, kind, meaning, value in _server(clients, seen, problem):
-        if value is not None:
-            lines += _family(f"fairlane_{name}", kind, meaning, [("", float(value))])
-    return ("\n".join(lines) + "\n").encode()
+        family = GaugeMetricFamily(f"fairlane_client_{name}", meaning, labels=["client"])
+        for path in shown:
+            if clients[path].get(name) is not None:
+                family.add_metric([_printable(path)], float(clients[path][name]))
+        yield family
 
 
-def _server(
-    clients: Clients, seen: Mapping[str, Any], problem: str
-) -> list[tuple[str, str, str, Any]]:
-    """What is true of the server as a whole: name, kind, meaning, value."""
-    difference = "Largest difference in service per weight between two backlogged clients"
-    return [
-        ("clients", "gauge", "Clients that the scheduler remembers.", len(clients)),
-        ("difference_observed", "gauge", f"{difference}, so far.", seen.get("observed_difference")),
-        ("difference_at_most", "gauge", f"{difference}: never larger.", seen.get("at_most")),
-        ("difference_bound", "gauge", f"{difference}: the guarantee.", seen.get("bound")),
-        ("policy_errors_total", "counter", "Errors of the policy.", seen.get("policy_errors", 0)),
-        ("scheduler_up", "gauge", "Whether the scheduler answered.", not seen.get("problem")),
-        ("tenants_broken", "gauge", "Whether the file of tenants is broken.", bool(problem)),
-    ]
-
-
-def _rejections(clients: Clients, shown: Iterable[str]) -> list[str]:
-    counts: dict[tuple[str, str], int] = {}
-    labels = set(shown)
+def _rejections(clients: Clients, shown: list[str]) -> Metric:
+    counts: Counter[tuple[str, str]] = Counter()
+    named = set(shown)
     for path, client in clients.items():
+        label = path if path in named else _OTHER
         for reason, count in client.get("rejected", {}).items():
-            key = (path if path in labels else _OTHER, reason)
-            counts[key] = counts.get(key, 0) + count
-    samples = [
-        (f'{{client="{escape(path)}",reason="{escape(reason)}"}}', float(count))
-        for (path, reason), count in sorted(counts.items())
-    ]
+            counts[label, reason] += count
     meaning = "Requests that were turned away, by the limit or rule that did."
-    return _family("fairlane_client_rejections_total", "counter", meaning, samples)
+    labels = ["client", "reason"]
+    family = CounterMetricFamily("fairlane_client_rejections", meaning, labels=labels)
+    for names, count in sorted(counts.items()):
+        family.add_metric([_printable(name) for name in names], float(count))
+    return family
 
 
-def _labelled(values: Mapping[str, Any]) -> list[tuple[str, float]]:
-    return [(f'{{client="{escape(path)}"}}', float(value)) for path, value in values.items()]
+def _server(clients: Clients, seen: Mapping[str, Any], problem: str) -> Iterator[Metric]:
+    """What is true of the server as a whole, where it is known."""
+    difference = "Largest difference in service per weight between two backlogged clients"
+    gauges = [
+        ("clients", "Clients that the scheduler remembers.", len(clients)),
+        ("difference_observed", f"{difference}, so far.", seen.get("observed_difference")),
+        ("difference_at_most", f"{difference}: never larger.", seen.get("at_most")),
+        ("difference_bound", f"{difference}: the guarantee.", seen.get("bound")),
+        ("scheduler_up", "Whether the scheduler answered.", not seen.get("problem")),
+        ("tenants_broken", "Whether the file of tenants is broken.", bool(problem)),
+    ]
+    for name, meaning, value in gauges:
+        if value is not None:
+            yield GaugeMetricFamily(f"fairlane_{name}", meaning, float(value))
+    errors = float(seen.get("policy_errors") or 0)
+    yield CounterMetricFamily("fairlane_policy_errors", "Errors of the policy.", errors)
 
 
-def _family(name: str, kind: str, meaning: str, samples: list[tuple[str, float]]) -> list[str]:
-    heading = [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-    return heading + [f"{name}{labels} {value!r}" for labels, value in samples]
-
-
-def escape(label: str) -> str:
-    """A label's value in Prometheus' text format; other line ends would split it for some."""
-    plain = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in label.replace("\n", " "))
-    return plain.replace("\\", "\\\\").replace('"', '\\"')
+def _printable(label: str) -> str:
+    """A label without surrogates, and without line ends that split it for some who read lines."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in label)
 
 
 def _appending(send: Send, text: bytes) -> Send:
