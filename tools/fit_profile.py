@@ -15,7 +15,6 @@ has to do: non-negative least squares of increments between points, outliers wei
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomlkit
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
@@ -364,13 +364,15 @@ def days(logs: Sequence[Path]) -> list[str]:
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
-    """Put each number into its line of a profile."""
-    text = path.read_text(encoding="utf-8")
+    """Put each number where a profile has one of this name; all else stays as it is."""
+    profile = tomlkit.parse(path.read_text(encoding="utf-8"))
+    tables = [table for table in profile.values() if isinstance(table, dict)]
     for key, value in values.items():
-        text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {json.dumps(value)}", text)
-        if count != 1:
+        holders = [table for table in tables if key in table]
+        if len(holders) != 1:
             raise SystemExit(f"{path}: there is no line {key!r} to put the number in")
-    path.write_text(text, encoding="utf-8")
+        holders[0][key] = value
+    path.write_text(tomlkit.dumps(profile), encoding="utf-8")
 
 
 def main() -> None:
@@ -385,8 +387,7 @@ def main() -> None:
     steps = read_logs(arguments.logs)
     found = fit(steps)
     print(report(found, steps))
-    for key, value in numbers(found).items():
-        print(f"{key} = {json.dumps(value)}")
+    print(tomlkit.dumps(numbers(found)), end="")
     if arguments.write:
         names = sorted(path.name.removesuffix(".steps.jsonl") for path in arguments.logs)
         facts = {"fitted_on": names, "measured_on": days(arguments.logs)}

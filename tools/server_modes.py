@@ -49,6 +49,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import tomlkit
 
 from fairlane.engines.vllm.adapters import ADAPTER, adapter_options
 
@@ -376,12 +377,10 @@ def prepare(folder: Path) -> None:
         [*add, "--key-from-stdin", "--file", str(folder / "tenants.toml")],
         input=key.encode(), check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    (folder / "clients.toml").write_text(
-        "".join(
-            f'[clients.{n}]\nkey_env = "{GATEWAY_KEY}"\nheaders = {{ {HEADER} = "c{n}" }}\n'
-            for n in range(CLIENTS)
-        )
-    )
+    clients = {
+        str(n): {"key_env": GATEWAY_KEY, "headers": {HEADER: f"c{n}"}} for n in range(CLIENTS)
+    }
+    (folder / "clients.toml").write_text(tomlkit.dumps({"clients": clients}))
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
@@ -156,9 +157,8 @@ def _build(mode: dict[str, Any]) -> Any:
     if mode["scheduler"] is None:
         kind = AsyncScheduler if config.scheduler_config.async_scheduling else Scheduler
         return kind(**given)
-    table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in mode["scheduler"].items())
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        file.write(f"[scheduler]\n{table}")
+        tomlkit.dump({"scheduler": mode["scheduler"]}, file)
         file.flush()
         os.environ["FAIRLANE_CONFIG"] = file.name
         return make_scheduler(**given)

@@ -118,6 +118,36 @@ def test_serve_changes_the_configuration_and_not_its_file(run: Run) -> None:
     assert config.read_bytes() == before
 
 
+def test_what_serve_writes_is_what_was_configured(run: Run) -> None:
+    """Whatever names hold, and however small numbers are."""
+    Path("fairlane.toml").write_text(
+        '[weights]\n"a\\"]\\nb=1" = 2.0\n"\\u007f\\\\ é" = 1e-7\n"x.y" = 3\n'
+        "[scheduler]\ngroups = true\n[prices]\ninput = 1\noutput = 2e-20\n"
+    )
+    environment, _ = planned(
+        run("serve", "m", "--config", "fairlane.toml", "--port", "0", "--dry-run")[1]
+    )
+    written = Path(environment["FAIRLANE_CONFIG"])
+    assert written != Path("fairlane.toml")
+    assert tomllib.loads(written.read_text()) == tomllib.loads(Path("fairlane.toml").read_text())
+
+
+def test_serve_takes_a_fitted_cost_whole(run: Run) -> None:
+    Path("cost.toml").write_text("[cost]\nprompt = 1\noutput_linear = 2.5\ncross = 0\n")
+    arguments = ("serve", "m", "--cost", "cost.toml", "--port", "0", "--dry-run")
+    environment, _ = planned(run(*arguments)[1])
+    prices = tomllib.loads(Path(environment["FAIRLANE_CONFIG"]).read_text())["prices"]
+    assert prices == {"cost": "quadratic", "prompt": 1, "output_linear": 2.5, "cross": 0}
+    for wrong, complaint in (
+        ("[cost]\npromt = 1.0\n", "unknown key 'promt'"),
+        ("cost = 'linear'\n", "cost.toml: needs a table [cost]"),
+    ):
+        Path("cost.toml").write_text(wrong)
+        code, output, said = run(*arguments)
+        assert (code, output, said.count("\n")) == (2, "", 1)
+        assert complaint in said
+
+
 def test_the_rate_limit_of_rpm_is_the_schedulers(run: Run) -> None:
     arguments = ("serve", "m", "--scheduler", "rpm", "--rate-limit", "9", "--port", "0")
     environment, _ = planned(run(*arguments, "--dry-run")[1])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomlkit
 from numpy.typing import NDArray
 
 from fairlane.core.cost import QuadraticCost
@@ -166,11 +167,8 @@ def write_cost(path: str | os.PathLike[str], fit: CostFit, source: str) -> None:
             json.dump(content, file, indent=2)
             file.write("\n")
             return
-        file.write("# Cost of a request in milliseconds, for `fairlane simulate --cost FILE`.\n")
-        for name, table in content.items():
-            file.write(f"\n[{name}]\n")
-            # JSON's strings and numbers are TOML's
-            file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+        file.write("# Cost of a request in milliseconds, for `fairlane simulate --cost FILE`.\n\n")
+        tomlkit.dump(content, file)
 
 
 def read_cost(path: Path) -> QuadraticCost:

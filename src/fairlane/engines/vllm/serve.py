@@ -5,7 +5,6 @@ what the launcher of the paper's artifact did: clients as LoRA adapters of dummy
 of the memory pool, a rate limit, weights, and the cost function.
 """
 
-import json
 import socket
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import tomlkit
 
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.vllm.adapters import ADAPTER, adapter_options
@@ -208,31 +209,17 @@ def _prices(cost: str) -> Tables:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FairlaneError(f"{cost}: not TOML: {error}") from error
     numbers = found.get("cost", found)
-    return {"cost": "quadratic", **{k: v for k, v in numbers.items() if isinstance(v, float)}}
+    if not isinstance(numbers, dict):
+        raise FairlaneError(f"{cost}: needs a table [cost], as `fairlane profile-cost` writes it")
+    return {"cost": "quadratic", **numbers}  # whatever is wrong in it is found with the rest
 
 
 def _write(tables: Tables) -> Path:
     """The configuration as a file that lives as long as the machine's temporary files."""
     file = Path(tempfile.mkdtemp(prefix="fairlane-serve-")) / "fairlane.toml"
-    plain = {name: value for name, value in tables.items() if not isinstance(value, dict)}
-    lines = [f"{name} = {_value(value)}" for name, value in plain.items()]
-    for name, table in tables.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{name}]"]
-            lines += [f"{_text(key)} = {_value(value)}" for key, value in table.items()]
     with atomic_write(file) as writing:
-        writing.write("\n".join(lines) + "\n")
+        tomlkit.dump(tables, writing)
     return file
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    return _text(value) if isinstance(value, str) else str(value).lower()
-
-
-def _text(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 # -- vLLM's options ---------------------------------------------------------------------------
