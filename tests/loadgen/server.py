@@ -21,11 +21,11 @@ from aiohttp import web
 from fairlane.core.policy import Policy
 from fairlane.core.types import Outcome, Request
 from fairlane.policies.fcfs import fcfs
+from tests.processes import PATIENCE_S
 
 Json = dict[str, Any]
 Fault = Callable[["CompletionServer", web.Request], Awaitable[web.StreamResponse]]
 STREAMED = {"Content-Type": "text/event-stream"}
-PATIENCE_S = 60  # how long a test waits for what must happen before it fails
 
 
 def event(value: Json | str) -> bytes:

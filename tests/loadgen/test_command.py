@@ -15,7 +15,6 @@ from fairlane.loadgen.send import Progress
 from fairlane.records import read_run
 from fairlane.workloads import TracedRequest, write_csv
 from tests.loadgen.server import (
-    PATIENCE_S,
     CompletionServer,
     answer_with,
     chunk,
@@ -24,6 +23,7 @@ from tests.loadgen.server import (
     stream_of,
     usage,
 )
+from tests.processes import PATIENCE_S, started
 
 LATER_S = 3600.0
 
@@ -126,16 +126,16 @@ def test_broken_request_is_imported_as_it_was_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "again.csv").read_bytes() == Path(trace).read_bytes()
 
 
-def start(*arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "fairlane", "bench", "real", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+BENCH = (sys.executable, "-m", "fairlane", "bench", "real")
 
 
 def test_interrupt_writes_a_complete_file_and_exits_130(tmp_path: Path) -> None:
     """Three requests are under way and one is an hour off when Ctrl-C comes."""
     trace, output = write_trace(tmp_path, 0, 0, 0, LATER_S), tmp_path / "run.jsonl"
-    with CompletionServer(hold=99) as server:
-        process = start("--trace", trace, "--server", server.url, "--output", str(output))
+    with (
+        CompletionServer(hold=99) as server,
+        started(*BENCH, "--trace", trace, "--server", server.url, "--output", output) as process,
+    ):
         server.wait_for(3)
         process.send_signal(signal.SIGINT)
         server.release()
@@ -151,15 +151,35 @@ def test_interrupt_writes_a_complete_file_and_exits_130(tmp_path: Path) -> None:
 
 def test_second_interrupt_writes_at_once(tmp_path: Path) -> None:
     trace, output = write_trace(tmp_path, 0, 0, LATER_S), tmp_path / "run.jsonl"
-    with CompletionServer(hold=99) as server:
-        process = start(
-            "--trace", trace, "--server", server.url, "--output", str(output), "--drain", "0"
-        )  # fmt: skip
+    options = ("--trace", trace, "--output", str(output), "--drain", "0")
+    with (
+        CompletionServer(hold=99) as server,
+        started(*BENCH, *options, "--server", server.url) as process,
+    ):
         server.wait_for(2)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert [r.reason for r in read_run(output).records] == ["interrupted"] * 2
+
+
+def test_in_the_background_kill_ends_it_as_ctrl_c_would_and_ctrl_c_is_for_others(
+    tmp_path: Path,
+) -> None:
+    trace, output = write_trace(tmp_path, 0, 0, LATER_S), tmp_path / "run.jsonl"
+    background = ("sh", "-c", 'trap "" INT; exec "$@"', "sh", *BENCH)
+    with (
+        CompletionServer(hold=99) as server,
+        started(*background, "--trace", trace, "--server", server.url, "--output", output) as sent,
+    ):
+        server.wait_for(2)
+        sent.send_signal(signal.SIGINT)
+        sent.send_signal(signal.SIGTERM)  # the first to count: what is under way may end
+        server.release()
+        _, said = sent.communicate(timeout=PATIENCE_S)
+    assert sent.returncode == 130, said
+    assert [r.outcome for r in read_run(output).records] == ["finished"] * 2
+    assert "1 requests were not sent" in said
 
 
 def test_without_aiohttp_the_error_says_what_to_install(tmp_path: Path) -> None:

@@ -130,9 +130,10 @@ def bench(
 
     say: is told, before anything is sent, whose weight is whose and where a trace begins.
 
-    Ctrl-C stops sending and lets what is under way end, for at most `drain_s`; a second one ends
-    it at once. Both write what there is. Raises FairlaneError for settings, files or a server that
-    do not work, before anything is sent.
+    Ctrl-C or SIGTERM stops sending and lets what is under way end, for at most `drain_s`; a second
+    one ends it at once. Both write what there is. Where SIGINT was ignored from the start, as in
+    the background of a script, it still is. Raises FairlaneError for settings, files or a server
+    that do not work, before anything is sent.
     """
     requests = settings.requests()
     weights = settings.pricing().client_weights(requests)
@@ -220,15 +221,19 @@ def _identities(settings: BenchSettings, requests: list[TracedRequest]) -> dict[
 
 @contextmanager
 def _interrupts(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `interrupt`; elsewhere than in the main thread it is left alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: interrupt())
+    """Ctrl-C and SIGTERM call `interrupt`; elsewhere than in the main thread they do as before."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if before.get(signal.SIGINT) is signal.SIG_IGN:  # Ctrl-C is meant for another process
+        del before[signal.SIGINT]
+    for number in before:
+        signal.signal(number, lambda *_: interrupt())
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outcome(sent: Sent) -> dict[str, Any]:
