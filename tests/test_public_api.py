@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import fairlane
+from tests.processes import PATIENCE_S
 
 PUBLIC = {
     "Audit", "Auditor", "ClientState", "ClientSummary", "Cost", "FairQueue", "FairlaneError",
@@ -38,7 +39,7 @@ def test_a_scheduler_needs_the_standard_library_alone() -> None:
         "ours = {'numpy', 'matplotlib', 'rich', 'typer'} & set(sys.modules)\n"
         "sys.exit(str(ours) if ours else 0)"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S)
 
 
 def test_a_run_from_settings_to_summaries() -> None:

@@ -14,25 +14,18 @@ import pytest
 
 import fairlane
 from fairlane.cli import main
+from tests.processes import PATIENCE_S, started
 
 TRACE = "client,arrival_s,prompt_len,output_len\na,0.0,16,8\nb,0.5,32,4\na,1.0,16,8\n"
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "fairlane", *arguments],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+COMMAND = (sys.executable, "-m", "fairlane")
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error)."""
-    process = start(folder, *arguments)
-    output, errors = process.communicate(timeout=120)
+    with started(*COMMAND, *arguments, cwd=folder) as process:
+        output, errors = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output, errors
 
 
@@ -103,10 +96,10 @@ def test_lists_start_without_numpy() -> None:
         "except SystemExit as end:\n    assert end.code == 0\n"
         "print(sorted({'numpy', 'matplotlib', 'rich'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    with started(sys.executable, "-c", script) as process:
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == "[]"
 
 
 def test_simulate_writes_rows_and_a_manifest_with_all_settings(tmp_path: Path) -> None:
@@ -389,15 +382,13 @@ def test_a_complaint_is_on_standard_error_and_exits_with_2(tmp_path: Path) -> No
 
 
 def test_an_interrupt_ends_with_130_and_leaves_no_half_file(tmp_path: Path) -> None:
-    process = start(
-        tmp_path, "simulate", "overload", "--runs", "500", "--workers", "1",
-        "--output", "out.jsonl",
-    )  # fmt: skip
-    while not (tmp_path / "out.seed1.jsonl").exists():
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.05)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    many = ("simulate", "overload", "--runs", "500", "--workers", "1", "--output", "out.jsonl")
+    with started(*COMMAND, *many, cwd=tmp_path) as process:
+        while not (tmp_path / "out.seed1.jsonl").exists():
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, output, errors) == (130, "", "fairlane: interrupted\n")
     for path in tmp_path.iterdir():
         assert not path.name.endswith(".partial")

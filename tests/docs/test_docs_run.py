@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import Block, read_anchors, read_blocks, read_links
+from tests.processes import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
@@ -35,7 +36,6 @@ NOT_RUN = (
     "python3 -m venv ",
     "vllm serve ",
 )
-SECONDS_A_COMMAND = 300
 
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -68,7 +68,7 @@ def run_command(text: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=SECONDS_A_COMMAND,
+        timeout=PATIENCE_S,
     )
     if done.returncode:
         raise AssertionError(f"`{text}` exited {done.returncode}:\n{done.stdout}")

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from html.parser import HTMLParser
@@ -18,6 +17,7 @@ from fairlane.experiments.figures import figures
 from fairlane.experiments.reproduce import reproduce
 from fairlane.metrics import Table, difference_table, headline, tokens_per_second
 from fairlane.records import read_run
+from tests.processes import PATIENCE_S, started
 
 TRACE = "client,arrival_s,prompt_len,output_len\n" + "".join(
     f"{i % 5},{0.3 * i:.1f},{20 + i % 7},{30 + i % 11}\n" for i in range(150)
@@ -143,15 +143,13 @@ def test_an_interrupted_reproduction_leaves_nothing_partial_and_goes_on(tmp_path
         "if __name__ == '__main__':\n"
         "    reproduce(only=['fig9'], runs=16, workers=2)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, script.name], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
     runs = tmp_path / "reproduction" / "runs"
-    while not (runs.is_dir() and len(list(runs.glob("*.npz"))) >= 3):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=30)
+    with started(sys.executable, script.name, cwd=tmp_path) as process:
+        while not (runs.is_dir() and len(list(runs.glob("*.npz"))) >= 3):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=PATIENCE_S)
     assert "KeyboardInterrupt" in complaint
     files = [path.name for path in (tmp_path / "reproduction").rglob("*") if path.is_file()]
     assert 3 <= len(files) < 16

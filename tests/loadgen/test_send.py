@@ -28,6 +28,7 @@ from tests.loadgen.server import (
     stream_of,
     usage,
 )
+from tests.processes import PATIENCE_S
 
 TOKENS = 3
 
@@ -62,8 +63,8 @@ def send(
     server: CompletionServer,
     workload: list[TracedRequest],
     *,
-    timeout_s: float = 60.0,
-    drain_s: float = 60.0,
+    timeout_s: float = PATIENCE_S,
+    drain_s: float = PATIENCE_S,
     progress: Callable[[Progress], None] | None = None,
     meanwhile: Callable[[OpenLoop], None] | None = None,
 ) -> tuple[Sent, OpenLoop]:
@@ -79,7 +80,7 @@ def send(
     return asyncio.run(run()), loop
 
 
-def only(server: CompletionServer, *, timeout_s: float = 60.0) -> RequestRecord:
+def only(server: CompletionServer, *, timeout_s: float = PATIENCE_S) -> RequestRecord:
     """The record of a single request."""
     [record] = send(server, requests(1), timeout_s=timeout_s)[0].records
     return record

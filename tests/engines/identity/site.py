@@ -22,6 +22,7 @@ from fairlane.engines.vllm.access import Access
 from fairlane.engines.vllm.answers import Message, Receive, Scope, Send
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
+from tests.processes import PATIENCE_S
 
 
 class Engine:
@@ -160,7 +161,7 @@ class Server:
         body: Any = None,
     ) -> tuple[int, dict[str, str], str]:
         """Status, headers in lower case, body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             sent = None if body is None else json.dumps(body)
             connection.request(method, path, sent, headers or {})
@@ -206,14 +207,14 @@ def running(access: Access, engine: Engine | None = None) -> Iterator[Server]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(PATIENCE_S)
     try:
         if server.exit_status is None:
             server.port = process.servers[0].sockets[0].getsockname()[1]
         yield server
     finally:
         process.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE_S)
 
 
 class Town:

@@ -12,6 +12,7 @@ import pytest
 from fairlane.engines.tenants import Tenant, Tenants, hash_key, new_key
 from fairlane.engines.vllm.routes import Audience, audience, route_path
 from tests.engines.identity.site import Server, Town, running
+from tests.processes import PATIENCE_S
 
 
 def test_a_key_that_is_almost_right_takes_no_longer_to_refuse() -> None:
@@ -23,10 +24,10 @@ def test_a_key_that_is_almost_right_takes_no_longer_to_refuse() -> None:
     almost, far = (key[:-1] + "!").encode(), b"?" * len(key)
 
     def timed(wrong: bytes) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(200):
             assert tenants.find(wrong) is None
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     rounds = [(timed(almost), timed(far)) for _ in range(60)]
     ratio = statistics.median(a for a, _ in rounds) / statistics.median(b for _, b in rounds)
@@ -36,12 +37,12 @@ def test_a_key_that_is_almost_right_takes_no_longer_to_refuse() -> None:
 def test_a_huge_key_is_not_even_hashed() -> None:
     tenants = Tenants({"a": Tenant("a", keys=(hash_key(new_key()),))})
     huge = b"x" * 50_000_000
-    start = time.perf_counter()
+    start = time.thread_time()
     sha256(huge)
-    hashed = time.perf_counter()
+    hashed = time.thread_time()
     for _ in range(100):
         assert tenants.find(huge) is None
-    assert time.perf_counter() - hashed < (hashed - start) / 5
+    assert time.thread_time() - hashed < (hashed - start) / 5
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def town(tmp_path: Path) -> Town:
 
 def spoken(server: Server, sent: bytes) -> bytes:
     """What the server answers to these bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
         answer = b""
         try:  # a server that has read enough may hang up while we still send
             connection.sendall(sent)
@@ -102,7 +103,7 @@ def test_nothing_that_was_sent_is_repeated_or_logged(
 
 def test_two_thousand_wrong_keys_leave_no_trace_in_memory(town: Town) -> None:
     with running(town.access()) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
         for _ in range(2_000):
             headers = {"Authorization": f"Bearer {new_key()}"}
             connection.request("POST", "/v1/completions", "{}", headers)

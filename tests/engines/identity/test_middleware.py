@@ -13,6 +13,7 @@ import pytest
 from fairlane.engines.tenants import Role, new_key
 from fairlane.engines.vllm.access import Access
 from tests.engines.identity.site import CLIENT_KEY, Engine, Server, Town, running
+from tests.processes import PATIENCE_S
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def raw(server: Server, headers: str) -> tuple[int, str]:
     """A POST written by hand: status and the rest."""
     import socket
 
-    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
         start = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         connection.sendall(f"{start}{headers}Content-Length: 2\r\n\r\n{{}}".encode("latin-1"))
         answer = b""
@@ -295,9 +296,9 @@ def bearer(key: str) -> dict[str, str | bytes]:
 
 
 def until(condition: object) -> None:
-    """Wait until a callable is true; fail after 20 s."""
+    """Wait until a callable is true."""
     assert callable(condition)
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -315,7 +316,7 @@ def senders(server: Server, key: str, count: int) -> Iterator[list[int]]:
         thread.start()
     yield answers
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
 
 
 def test_more_than_max_running_wait_and_more_than_max_queued_are_turned_away(town: Town) -> None:
