@@ -222,7 +222,7 @@ class Server:
         """Change the scheduler; tells of the steps before. Raises RuntimeError while it is busy."""
         asked = urllib.request.Request(f"{self.url}/switch", json.dumps(mode).encode())
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=300) as answer:
                 told: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"the server did not switch: {error}") from error

@@ -243,7 +243,7 @@ class Switch:
             more = message.get("more_body", False)
         mode = json.loads(body)
         before = None
-        for _ in range(500):  # the last step of the last request may be under way
+        for _ in range(3000):  # the last step of the last request may be under way
             before = await self._engine.engine_core.call_utility_async("switch", mode)
             if before is not None:
                 break

@@ -1,14 +1,14 @@
 """Runs the tests under inside/ in the environment that has vLLM, a file at a time."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.processes import STANDSTILL_S, run_tool
+
 ROOT = Path(__file__).resolve().parents[3]
 INSIDE = Path(__file__).parent / "inside"
-LIMIT_S = 600
 
 
 @pytest.mark.slow
@@ -24,8 +24,9 @@ def test_inside_vllm(name: str, vllm_python: Path, tmp_path: Path) -> None:
         "PYTHONPATH": str(ROOT / "src"),
     }
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "FAIRLANE"))}
-    done = subprocess.run(
-        [str(vllm_python), "-m", "pytest", "-q", "-c", str(INSIDE / "pytest.ini"), INSIDE / name],
-        cwd=ROOT, env=environment | settings, timeout=LIMIT_S, capture_output=True, text=True,
+    run_tool(
+        vllm_python, "-m", "pytest", "-q", "-c", INSIDE / "pytest.ini",
+        "--basetemp", tmp_path / "inside", INSIDE / name,
+        cwd=ROOT, folder=tmp_path, environment=environment | settings,
+        standstill_s=3 * STANDSTILL_S,  # what stands still in there is told there
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from engine import MODEL
 
 from fairlane.engines.tenant_file import change_tenants
 from fairlane.engines.tenants import Tenant, Tenants
+from tests.processes import STANDSTILL_S, size, wait_until
 
-START_S = 300
 _PR_SET_PDEATHSIG = 1
 OPTIONS = (
     "--dtype", "float32", "--enforce-eager", "--load-format", "dummy", "--max-model-len", "512",
@@ -81,7 +81,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         asked = urllib.request.Request(self.url + path, data, sent, method=method)
         try:
-            with urllib.request.urlopen(asked, timeout=60) as answer:
+            with urllib.request.urlopen(asked, timeout=STANDSTILL_S) as answer:
                 status, found, text = answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             status, found, text = error.code, error.headers, error.read()
@@ -90,7 +90,7 @@ class Server:
     def stream(self, body: Mapping[str, Any], key: str) -> "Streamed":
         """Send a completion and read it as it comes."""
         host, port = self.address
-        connection = http.client.HTTPConnection(host, port, timeout=120)
+        connection = http.client.HTTPConnection(host, port, timeout=STANDSTILL_S)
         sent = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         data = json.dumps({"model": "tiny", **body, "stream": True}).encode()
         begin = time.perf_counter()
@@ -201,11 +201,7 @@ def running(
     process, url = start(model, options, log, environment or {})
     server = Server(process, url, log)
     try:
-        end = time.monotonic() + START_S
-        while not _healthy(server):
-            assert process.poll() is None, log.read_text()[-5000:]
-            assert time.monotonic() < end, log.read_text()[-5000:]
-            time.sleep(0.2)
+        wait_until(lambda: size(folder), lambda _: _healthy(server), f"it starts, see {log}")
         yield server
     finally:
         stop(process)
@@ -226,15 +222,8 @@ def guarded(
         yield server
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 120) -> None:
-    """Ask until it is so."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"not seen in {limit_s} s: {what}"
-        time.sleep(0.1)
-
-
 def _healthy(server: Server) -> bool:
+    assert server.process.poll() is None, server.log.read_text()[-5000:]
     try:
         return server.request("GET", "/health")[0] == 200
     except OSError:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import CONTENDED, Server, guarded, wait_until, write_model
+from serving import CONTENDED, Server, guarded, write_model
 
 from fairlane.engines.tenants import Role, Tenant, hash_key, new_key
 from fairlane.engines.vllm.adapters import write_adapter
+from tests.processes import wait_until
 
 KEYS = {name: new_key() for name in ("alice", "bob", "root")}
 NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3,
@@ -47,7 +48,7 @@ def charged(server: Server, path: str, body: dict[str, Any]) -> tuple[dict[str, 
     before = Counter(figures(server))
     status, _, answer = server.request("POST", path, {"model": "tiny", **body}, key=KEYS["alice"])
     assert status == 200, answer
-    wait_until(lambda: not figures(server)["queued"] + figures(server)["running"], "it is over")
+    wait_until(lambda: figures(server), lambda f: not f["queued"] + f["running"], "it is over")
     grown = Counter(figures(server))
     grown.subtract(before)
     assert grown["finished"] == grown["arrivals"]
@@ -168,10 +169,9 @@ def adapters_served(server: Server, workers: dict[str, int], tokens: int) -> Cou
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: min(delivered().values()) > 0, "both are served")
-        before = delivered()
-        wait_until(lambda: (delivered() - before).total() >= tokens, "enough is served")
-        return delivered() - before
+        before = wait_until(delivered, lambda now: min(now.values()) > 0, "both are served")
+        after = wait_until(delivered, lambda now: (now - before).total() >= tokens, "enough is")
+        return after - before
     finally:
         over.set()
         for thread in threads:

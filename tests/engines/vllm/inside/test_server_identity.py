@@ -4,15 +4,17 @@ import http.client
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from serving import PLUGIN, Server, running, wait_until, write_model
+from serving import PLUGIN, Server, running, write_model
 
 from fairlane.engines.tenant_file import change_tenants
 from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
+from tests.processes import wait_until
 
 KEYS = {name: new_key() for name in ("alice", "bob", "gate", "root", "small", "one")}
 FORGED: dict[str, Any] = {
@@ -189,6 +191,10 @@ def test_a_gateway_names_its_clients(server: Server) -> None:
     assert {n for n in after if after[n] != before.get(n, 0)} == {"zoe", "日本", "a%2Fb"}
 
 
+def has_arrivals(count: int, figures: dict[str, Any]) -> bool:
+    return bool(figures["arrivals"] >= count)
+
+
 def test_one_at_a_time_with_many_samples_and_clients_that_leave(server: Server) -> None:
     body = {"model": "tiny", "prompt": "w1", "max_tokens": 8, "n": 5}
     with ThreadPoolExecutor(4) as pool:
@@ -202,8 +208,8 @@ def test_one_at_a_time_with_many_samples_and_clients_that_leave(server: Server) 
         connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEYS['one']}"}
         connection.request("POST", "/v1/completions", json.dumps(long | {"stream": True}), headers)
-        come = before["arrivals"] + number + 1
-        wait_until(lambda come=come: account(server, "one")["arrivals"] >= come, "the first sample")
+        has_come = partial(has_arrivals, before["arrivals"] + number + 1)
+        wait_until(lambda: account(server, "one"), has_come, "the first sample")
         connection.close()  # while two samples wait for their turns
     assert server.request("POST", "/v1/completions", body, key=KEYS["one"])[0] == 200
     after = account(server, "one")

@@ -6,6 +6,7 @@ import pytest
 from serving import PLUGIN, start, stop, write_model
 
 from fairlane.core.errors import FairlaneError
+from tests.processes import size, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def test_a_server_that_would_not_be_safe_does_not_start(
 ) -> None:  # fmt: skip
     process, _ = start(model, options, tmp_path / "log", environment)
     try:
-        assert process.wait(300) != 0
+        wait_until(lambda: size(tmp_path), lambda _: process.poll() is not None, "it ends")
+        assert process.returncode != 0
     finally:
         stop(process)
     assert complaint in (tmp_path / "log").read_text()

@@ -2,11 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from serving import free_port, write_model
+
+from tests.processes import run_tool
 
 ROOT = Path(__file__).resolve().parents[4]
 PLAN = """
@@ -41,10 +42,9 @@ def test_modes_take_turns_on_one_server(tmp_path: Path) -> None:
     plan.write_text(PLAN)
     command = [sys.executable, "-m", "tools.server_modes", "--model", str(model)]
     command += ["--plan", str(plan), "--output", str(found), "--port", str(free_port())]
-    command += ["--num-adapters", "2"]
-    subprocess.run(
-        [*command, "--", *OPTIONS], cwd=ROOT, env=os.environ | ENVIRONMENT, check=True, timeout=400
-    )
+    command += ["--num-adapters", "2", "--start-limit", "86400", "--limit", "86400"]
+    environment = os.environ | ENVIRONMENT
+    run_tool(*command, "--", *OPTIONS, cwd=ROOT, folder=tmp_path, environment=environment)
 
     rows = [json.loads(line) for line in (found / "runs.jsonl").read_text().splitlines()]
     assert [row["mode"] for row in rows] == ["stock", "vtc"]
