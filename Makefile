@@ -11,7 +11,8 @@ DEV := $(VENV)/.dev
 # newer ones the second.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
-BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+# All in benchmarks/ but those that need vLLM.
+BENCHMARKS := bench_core bench_loadgen bench_simulator locality smoothness
 
 .PHONY: help demo test lint format types layers check bench lock clean
 
@@ -20,7 +21,7 @@ help:
 	@echo "make test    install the development tools and run all tests; PYTEST_ARGS adds options"
 	@echo "make check   lint, types, layers and tests"
 	@echo "make format  let ruff rewrite what it can"
-	@echo "make bench   run benchmarks/"
+	@echo "make bench   run benchmarks/, for minutes; BENCH_ARGS=--quick for seconds"
 	@echo "make lock    move constraints.txt to today's versions"
 	@echo "make clean   remove .venv and caches"
 
@@ -47,7 +48,8 @@ layers: $(DEV)
 check: lint types layers test
 
 bench: $(DEV)
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; \
+		$(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
 lock: $(DEV)
 	$(BIN)/python tools/lock.py

@@ -7,7 +7,6 @@ ones are charged a token, the 12 oldest finish. So all sizes stay as they are wh
 measured.
 """
 
-import argparse
 import gc
 import random
 import tracemalloc
@@ -18,6 +17,7 @@ from statistics import median
 from time import perf_counter
 from typing import Protocol, TypeVar
 
+from benchmarks import parser
 from fairlane.core.audit import Auditor
 from fairlane.core.fair_queue import FairQueue
 from fairlane.core.types import Request, RequestId
@@ -315,12 +315,10 @@ def idle_bytes(clients: int) -> float:
     return size / clients
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, a few seconds")
-    quick = parser.parse_args(argv).quick
-    seconds, top = (0.05, 10_000) if quick else (0.5, 1_000_000)
+    quick = parser(__doc__).parse_args().quick
+    seconds, top = (0.01, 1_000) if quick else (0.5, 1_000_000)
     known = [(n, 5) for n in (10, 1_000, 100_000, 1_000_000) if n <= top]
     backlogged = [(n + 1_000, n) for n in (10, 100, 1_000, 10_000, 100_000) if n <= top]
     print(

@@ -6,7 +6,6 @@ kept on one each. The client keeps up while it reads tokens well before the next
 says whether `fairlane bench` would have warned.
 """
 
-import argparse
 import asyncio
 import json
 import multiprocessing
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
+from benchmarks import parser
 from fairlane.loadgen.clients import identities
 from fairlane.loadgen.health import bottleneck
 from fairlane.loadgen.prompts import token_prompts
@@ -143,22 +143,24 @@ async def measure(url: str, requests_per_s: float, tokens: int, seconds: float) 
 
 def main() -> None:
     """Measure the rates that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=20.0, help="tokens a second and stream")
-    parser.add_argument("--tokens", type=int, default=128, help="of each request")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each row")
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument("--rate", type=float, default=20.0, help="tokens a second and stream")
+    options.add_argument("--tokens", type=int, default=128, help="of each request")
+    options.add_argument("--seconds", type=float, default=15.0, help="of each row")
+    options.add_argument(
         "--requests", type=float, nargs="+", default=[10, 30, 60, 90, 120], help="a second"
     )
-    options = parser.parse_args()
+    chosen = options.parse_args()
+    if chosen.quick:
+        chosen.tokens, chosen.seconds, chosen.requests = 4, 0.5, [20]
     columns = ("requests/s", "finished", "streams", "tokens/s", "core", "µs a token",
                "send lag p99 (ms)", "loop lag p99 (ms)", "warned")  # fmt: skip
     print("|", " | ".join(columns), "|")
     print("|" + "---|" * len(columns))
     pin(1)
-    for requests_per_s in options.requests:
-        with server(options.rate) as url:
-            row = asyncio.run(measure(url, requests_per_s, options.tokens, options.seconds))
+    for requests_per_s in chosen.requests:
+        with server(chosen.rate) as url:
+            row = asyncio.run(measure(url, requests_per_s, chosen.tokens, chosen.seconds))
         print("|", " | ".join(row), "|", flush=True)
 
 

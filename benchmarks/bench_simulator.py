@@ -5,12 +5,12 @@ included) beside the obvious loop that the tests hold it against, in the same pr
 is one prefill or decode step of the serving loop.
 """
 
-import argparse
 import random
 from collections.abc import Callable
 from statistics import median
 from time import process_time
 
+from benchmarks import parser
 from fairlane.policies.registry import create_policy
 from fairlane.simulator.profile import get_profile
 from fairlane.simulator.randomness import Randomness
@@ -67,12 +67,15 @@ def row(requests: list[TracedRequest], scheduler: str, times: int) -> tuple[floa
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=5, help="runs of which the median counts")
-    times = parser.parse_args().times
+    options = parser(__doc__)
+    options.add_argument("--times", type=int, default=5, help="runs of which the median counts")
+    chosen = options.parse_args()
+    workloads, times = WORKLOADS, chosen.times
+    if chosen.quick:
+        workloads, times = {"100 of 256/256": lambda: poisson(100)}, 1
     print("| workload | scheduler | seconds | us an iteration | plain loop |")
     print("|---|---|---|---|---|")
-    for name, workload in WORKLOADS.items():
+    for name, workload in workloads.items():
         requests = workload()
         for scheduler in ("fcfs", "vtc", "vtc-predict"):
             fast, turns, ratio = row(requests, scheduler, times)

@@ -5,6 +5,7 @@ as three others. By size of the prefix cache: how fast each scheduler serves the
 largest difference in service while two wait, with cached input free.
 """
 
+from benchmarks import parser
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import LinearCost
 from fairlane.experiments.settings import Settings
@@ -23,9 +24,13 @@ SCHEDULERS = (
 )
 
 
-def measure(scheduler: str, quantum: float | None, cache_tokens: int) -> tuple[float, float]:
+def measure(
+    scheduler: str, quantum: float | None, cache_tokens: int, duration: float | None
+) -> tuple[float, float]:
     """(tokens a second, largest difference)."""
-    settings = Settings(suite="shared-prefix", scheduler=scheduler, quantum=quantum)
+    settings = Settings(
+        suite="shared-prefix", scheduler=scheduler, quantum=quantum, duration=duration
+    )
     requests = settings.requests()
     cache = PrefixCache(requests, cache_tokens)
     policy = settings.policy(requests, cache)
@@ -37,10 +42,11 @@ def measure(scheduler: str, quantum: float | None, cache_tokens: int) -> tuple[f
 
 def main() -> None:
     """Prints the table."""
+    duration = 20.0 if parser(__doc__).parse_args().quick else None
     print("| scheduler | " + " | ".join(f"cache of {size:,}" for size in CACHES) + " |")
     print("|---" * (1 + len(CACHES)) + "|")
     for scheduler, quantum in SCHEDULERS:
-        cells = [measure(scheduler, quantum, size) for size in CACHES]
+        cells = [measure(scheduler, quantum, size, duration) for size in CACHES]
         name = scheduler if quantum is None else f"{scheduler}, quantum {quantum:,.0f}"
         row = " | ".join(f"{rate:,.0f} tokens/s, {difference:,.0f}" for rate, difference in cells)
         print(f"| {name} | {row} |")

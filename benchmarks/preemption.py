@@ -1,6 +1,6 @@
 """Whom to preempt when KV memory runs out: what either choice does to fairness, work and latency.
 
-    .venv-vllm/bin/python benchmarks/preemption.py
+    .venv-vllm/bin/python -m benchmarks.preemption
 
 vLLM's scheduler with the fair queue and too little memory, without a model. Clients a and b always
 have requests waiting; a light client sends one now and then. Reported, as means over the seeds: the
@@ -9,22 +9,24 @@ any interval at all; tokens computed again after a preemption, of all computed; 
 percentile of the light client's latency, in steps; preemptions; output tokens a step.
 """
 
-import argparse
 import logging
 import os
 import random
 import statistics
-import sys
 import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "engines" / "vllm" / "inside"))
+from benchmarks import parser
+
 logging.disable(logging.WARNING)
 
-from engine import make_request, make_scheduler, run_model  # noqa: E402
+from tests.engines.vllm.inside.engine import (  # noqa: E402
+    make_request,
+    make_scheduler,
+    run_model,
+)
 
 STEPS, WINDOW, LIGHT_EVERY = 1500, 200, 40
 LENGTHS = {  # of prompts and outputs, by range
@@ -90,13 +92,13 @@ class Run:
             self.service[client].append(amount)
 
 
-def measure(seed: int, lengths: str, blocks: int, run_ahead: bool) -> list[float]:
+def measure(seed: int, lengths: str, blocks: int, steps: int, run_ahead: bool) -> list[float]:
     """The numbers of one run, in the order of the table."""
     run = Run(seed, lengths, blocks, run_ahead)
-    for _ in range(STEPS * blocks // 200):
+    for _ in range(steps * blocks // 200):
         for client in "aab":
             run.send(client)
-    for number in range(STEPS):
+    for number in range(steps):
         run.step(number)
     gaps = [a - b for a, b in zip(run.service["a"], run.service["b"], strict=True)]
     in_window = max(abs(gaps[i + WINDOW] - gaps[i]) for i in range(len(gaps) - WINDOW))
@@ -108,16 +110,19 @@ def measure(seed: int, lengths: str, blocks: int, run_ahead: bool) -> list[float
         100 * run.again / run.total,
         statistics.quantiles(run.latencies, n=10)[-1],
         float(sum(row["preemptions"] for row in rows.values())),
-        run.output / STEPS,
+        run.output / steps,
     ]
 
 
 def main() -> None:
     """Print a line for each choice."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--run-ahead", action="store_true", help="AsyncScheduler, a step ahead")
-    options = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--run-ahead", action="store_true", help="AsyncScheduler, a step ahead")
+    chosen = options.parse_args()
+    sizes, steps = SIZES, STEPS
+    if chosen.quick:
+        sizes, steps, chosen.seeds = SIZES[:1], 2 * WINDOW, 1
     print(
         "| lengths | blocks | victim | 200 steps | any | again % | light | preempted | tok/step |"
     )
@@ -125,11 +130,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "fairlane.toml"
         os.environ["FAIRLANE_CONFIG"] = str(config)
-        for lengths, blocks in SIZES:
+        for lengths, blocks in sizes:
             for victim in ("newest", "fairest"):
                 config.write_text(f'[scheduler]\npreemption = "{victim}"\n')
-                seeds = range(options.seeds)
-                runs = [measure(seed, lengths, blocks, options.run_ahead) for seed in seeds]
+                runs = [
+                    measure(seed, lengths, blocks, steps, chosen.run_ahead)
+                    for seed in range(chosen.seeds)
+                ]
                 means = [statistics.mean(column) for column in zip(*runs, strict=True)]
                 cells = [f"{value:.1f}" if value < 100 else f"{value:,.0f}" for value in means]
                 print(f"| {lengths} | {blocks} | {victim} | {' | '.join(cells)} |", flush=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks import parser
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.experiments.settings import Settings
 from fairlane.metrics.smoothness import batch_shares, window_differences
@@ -53,7 +54,9 @@ def measure(settings: Settings) -> Iterator[float]:
 
 def main() -> None:
     """Prints a table for each workload."""
-    for title, settings in WORKLOADS.items():
+    quick = parser(__doc__).parse_args().quick
+    for title, full in WORKLOADS.items():
+        settings = replace(full, duration=130.0) if quick else full
         requests = settings.requests()
         prompt = max(request.prompt_len for request in requests) + 2
         bound = service_bound(settings.server().memory_tokens, prompt)
@@ -63,7 +66,7 @@ def main() -> None:
         for scheduler in SCHEDULERS:
             runs = [
                 list(measure(replace(settings, scheduler=scheduler, seed=seed)))
-                for seed in range(SEEDS)
+                for seed in range(1 if quick else SEEDS)
             ]
             *windows, batch, largest = np.median(runs, axis=0)
             cells = " | ".join(f"{value:.2f}" for value in (*windows, batch))
