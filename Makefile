@@ -14,7 +14,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 # All in benchmarks/ but those that need vLLM.
 BENCHMARKS := bench_core bench_loadgen bench_simulator locality smoothness
 
-.PHONY: help demo test lint format types layers check bench lock clean
+.PHONY: help demo test lint format types layers check bench wheel lock clean
 
 help:
 	@echo "make demo    install and run the demonstration (a minute)"
@@ -22,6 +22,7 @@ help:
 	@echo "make check   lint, types, layers and tests"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   run benchmarks/, for minutes; BENCH_ARGS=--quick for seconds"
+	@echo "make wheel   make dist/fairlane-VERSION-py3-none-any.whl, for pip to install elsewhere"
 	@echo "make lock    move constraints.txt to today's versions"
 	@echo "make clean   remove .venv and caches"
 
@@ -50,6 +51,11 @@ check: lint types layers test
 bench: $(DEV)
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; \
 		$(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
+
+wheel: | $(CREATED)
+	@rm -f dist/fairlane-*.whl
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/fairlane-*.whl
 
 lock: $(DEV)
 	$(BIN)/python tools/lock.py

@@ -107,7 +107,7 @@ def write_parquet(path: str | os.PathLike[str], run: Run) -> None:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise FairlaneError(
-            "Parquet needs pyarrow, which is not installed: pip install fairlane[parquet]"
+            "Parquet needs pyarrow, which is not installed: pip install pyarrow"
         ) from error
     text, integer, real = pa.string(), pa.int64(), pa.float64()
     types = (

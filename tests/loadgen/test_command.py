@@ -192,7 +192,7 @@ def test_without_aiohttp_the_error_says_what_to_install(tmp_path: Path) -> None:
         [sys.executable, "-c", hide], check=False, capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("pip install fairlane[bench]")
+    assert done.stderr.strip().endswith("pip install aiohttp")
     assert done.stderr.count("\n") == 1
 
 

@@ -5,6 +5,4 @@ from importlib.util import find_spec
 from fairlane.core.errors import FairlaneError
 
 if find_spec("aiohttp") is None:
-    raise FairlaneError(
-        "sending load needs aiohttp, which is not installed: pip install fairlane[bench]"
-    )
+    raise FairlaneError("sending load needs aiohttp, which is not installed: pip install aiohttp")

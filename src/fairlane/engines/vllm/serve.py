@@ -99,7 +99,7 @@ def plan(
 def check_installed() -> None:
     """Raise FairlaneError where there is no vLLM."""
     if find_spec("vllm") is None:
-        raise FairlaneError("vLLM is not installed here; pip install 'fairlane[vllm]'")
+        raise FairlaneError("vLLM is not installed here: pip install vllm")
 
 
 class _Given:
