@@ -1,10 +1,13 @@
-"""What all tests share: the measured reference data, and how hard Hypothesis tries."""
+"""What all tests share: the measured data, how hard Hypothesis tries, and who runs beside whom."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
@@ -12,6 +15,32 @@ IN_CI = os.environ.get("CI") == "true"
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI else "dev"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, what runs alone comes first and then what takes longest: it would end last."""
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        alone, slow = item.get_closest_marker("alone"), item.get_closest_marker("slow")
+        return alone is None, slow is None
+
+    if is_one_of_several(config):
+        items.sort(key=order)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test, with all of its set-up, beside others or alone."""
+    if not is_one_of_several(item.config):
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    with side_by_side.room(Path(__file__), Path(side_by_side.__file__), alone=alone):
+        return (yield)
+
+
+def is_one_of_several(config: pytest.Config) -> bool:
+    """Whether this is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,17 @@ ROOT = Path(__file__).resolve().parents[3]
 INSIDE = Path(__file__).parent / "inside"
 
 
+NAMES = sorted(path.name for path in INSIDE.glob("test_*.py"))
+# The first two measure who gets how much of a server, the last opens ten thousand connections.
+ALONE = ("test_server_fairness.py", "test_server_features.py", "test_server_trouble.py")
+assert set(ALONE) < set(NAMES)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.alone] * (name in ALONE)) for name in NAMES],
+)
 def test_inside_vllm(name: str, vllm_python: Path, tmp_path: Path) -> None:
     settings = {
         "HF_HUB_OFFLINE": "1",
