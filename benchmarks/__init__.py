@@ -5,6 +5,7 @@ its numbers mean nothing.
 """
 
 import argparse
+from typing import Any
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -14,3 +15,10 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="seconds, to show that it runs")
     return made
+
+
+def chosen(options: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+    """What the command line asks for; with --quick, `quick` are the defaults."""
+    if options.parse_known_args()[0].quick:
+        options.set_defaults(**quick)
+    return options.parse_args()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
-from benchmarks import parser
+from benchmarks import chosen, parser
 from fairlane.loadgen.clients import identities
 from fairlane.loadgen.health import bottleneck
 from fairlane.loadgen.prompts import token_prompts
@@ -150,17 +150,15 @@ def main() -> None:
     options.add_argument(
         "--requests", type=float, nargs="+", default=[10, 30, 60, 90, 120], help="a second"
     )
-    chosen = options.parse_args()
-    if chosen.quick:
-        chosen.tokens, chosen.seconds, chosen.requests = 4, 0.5, [20]
+    asked = chosen(options, tokens=4, seconds=0.5, requests=[20])
     columns = ("requests/s", "finished", "streams", "tokens/s", "core", "µs a token",
                "send lag p99 (ms)", "loop lag p99 (ms)", "warned")  # fmt: skip
     print("|", " | ".join(columns), "|")
     print("|" + "---|" * len(columns))
     pin(1)
-    for requests_per_s in chosen.requests:
-        with server(chosen.rate) as url:
-            row = asyncio.run(measure(url, requests_per_s, chosen.tokens, chosen.seconds))
+    for requests_per_s in asked.requests:
+        with server(asked.rate) as url:
+            row = asyncio.run(measure(url, requests_per_s, asked.tokens, asked.seconds))
         print("|", " | ".join(row), "|", flush=True)
 
 

@@ -7,10 +7,11 @@ is one prefill or decode step of the serving loop.
 
 import random
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import process_time
 
-from benchmarks import parser
+from benchmarks import chosen, parser
 from fairlane.policies.registry import create_policy
 from fairlane.simulator.profile import get_profile
 from fairlane.simulator.randomness import Randomness
@@ -69,16 +70,14 @@ def main() -> None:
     """Prints the table."""
     options = parser(__doc__)
     options.add_argument("--times", type=int, default=5, help="runs of which the median counts")
-    chosen = options.parse_args()
-    workloads, times = WORKLOADS, chosen.times
-    if chosen.quick:
-        workloads, times = {"100 of 256/256": lambda: poisson(100)}, 1
+    asked = chosen(options, times=1)
+    workloads = {"100 of 256/256": partial(poisson, 100)} if asked.quick else WORKLOADS
     print("| workload | scheduler | seconds | us an iteration | plain loop |")
     print("|---|---|---|---|---|")
     for name, workload in workloads.items():
         requests = workload()
         for scheduler in ("fcfs", "vtc", "vtc-predict"):
-            fast, turns, ratio = row(requests, scheduler, times)
+            fast, turns, ratio = row(requests, scheduler, asked.times)
             print(
                 f"| {name} | {scheduler} | {fast:.3f} | {fast / turns * 1e6:.2f} | {ratio:.1f}x |"
             )

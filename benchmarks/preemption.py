@@ -18,7 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from benchmarks import parser
+from benchmarks import chosen, parser
 
 logging.disable(logging.WARNING)
 
@@ -119,10 +119,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--run-ahead", action="store_true", help="AsyncScheduler, a step ahead")
-    chosen = options.parse_args()
-    sizes, steps = SIZES, STEPS
-    if chosen.quick:
-        sizes, steps, chosen.seeds = SIZES[:1], 2 * WINDOW, 1
+    asked = chosen(options, seeds=1)
+    sizes, steps = (SIZES[:1], 2 * WINDOW) if asked.quick else (SIZES, STEPS)
     print(
         "| lengths | blocks | victim | 200 steps | any | again % | light | preempted | tok/step |"
     )
@@ -134,8 +132,8 @@ def main() -> None:
             for victim in ("newest", "fairest"):
                 config.write_text(f'[scheduler]\npreemption = "{victim}"\n')
                 runs = [
-                    measure(seed, lengths, blocks, steps, chosen.run_ahead)
-                    for seed in range(chosen.seeds)
+                    measure(seed, lengths, blocks, steps, asked.run_ahead)
+                    for seed in range(asked.seeds)
                 ]
                 means = [statistics.mean(column) for column in zip(*runs, strict=True)]
                 cells = [f"{value:.1f}" if value < 100 else f"{value:,.0f}" for value in means]
