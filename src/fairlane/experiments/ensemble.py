@@ -90,7 +90,13 @@ def _in_parallel(
 def _obey_the_parent() -> None:
     """In a worker: leave Ctrl-C, which reaches all processes, to the parent, and end when told."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*_: object) -> None:
+    """End in order, once: the pool tells its workers, too, as soon as one of them has ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _call_in_worker(function: Callable[[J], R], job: J) -> R:
