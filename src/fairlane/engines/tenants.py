@@ -5,7 +5,9 @@ scheduler; with a parent it is a member of a group, and its path ("acme/eng/alic
 which the scheduler knows it. Groups are tenants too, with or without keys of their own.
 
 API keys are random, 256 bits, so one SHA-256 hides them as well as a slow hash would: there is
-nothing to guess. Keys that people think up are refused for that reason.
+nothing to guess. Keys that people think up are refused for that reason (guessing.py).
+
+The type and range of each setting are declared at its field, and checked whenever one is made.
 """
 
 import hmac
@@ -14,18 +16,62 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cache
 from hashlib import sha256
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import Field, Strict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from fairlane.core.errors import FairlaneError
+from fairlane.engines.guessing import LEAST_BITS, SHORTEST, looks_thought_up, too_short
 
 KEY_PREFIX = "fl-"
 MAX_KEY_BYTES = 512  # a longer one is not hashed at all
 MAX_NAME_LENGTH = 200
-_SHORTEST_KEY = 32  # of a key that was made elsewhere
+_TOLD = 60  # characters of a wrong value that are shown
+
+Count = Annotated[
+    int | None, Strict(), Field(ge=1, le=10**12, description="a whole number above 0, up to 10**12")
+]
+Weight = Annotated[
+    float,
+    Strict(),
+    Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="a number above 0, 1e-6 to 1e6"),
+]
+Text = Annotated[str, Strict(), Field(description="a text in quotes")]
+OptionalText = Annotated[str | None, Strict(), Field(description="a text in quotes")]
+Digest = Annotated[
+    str,
+    Strict(),
+    Field(pattern="^[0-9a-f]{64}$", description="64 lower-case hexadecimal digits"),
+]
 
 
 class TenantError(FairlaneError):
     """Tenants that contradict each other, or a name, key or setting that cannot be."""
+
+
+def _check(made: Any) -> None:
+    """Raise TenantError unless each field is of the type and in the range that it declares."""
+    for name, (adapter, wanted) in _declared(made.__class__).items():
+        value = getattr(made, name)
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            shown = repr(value) if len(repr(value)) <= _TOLD else repr(value)[:_TOLD] + "..."
+            raise TenantError(f"{name} must be {wanted}, not {shown}") from error
+
+
+@cache
+def _declared(kind: type) -> dict[str, tuple[TypeAdapter[Any], str]]:
+    """Of each field that says what it wants: what checks it, and its words."""
+    found = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        for told in getattr(hint, "__metadata__", ()):
+            if isinstance(told, FieldInfo):
+                found[name] = (TypeAdapter(hint), str(told.description))
+    return found
 
 
 class Role(Enum):
@@ -46,28 +92,24 @@ class Limits:
     max_running: requests inside the engine; beyond, they wait.
     """
 
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    max_queued: int | None = None
-    max_running: int | None = None
+    requests_per_minute: Count = None
+    tokens_per_minute: Count = None
+    max_queued: Count = None
+    max_running: Count = None
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise TenantError(f"{name} must be a whole number above 0, not {value!r}")
+        _check(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """An API key of which only the hash is known. `added` is a date, YYYY-MM-DD."""
 
-    sha256: str
-    added: str = ""
+    sha256: Digest
+    added: Text = ""
 
     def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
-            raise TenantError("sha256 must be 64 lower-case hexadecimal digits")
+        _check(self)
 
     @property
     def id(self) -> str:
@@ -80,8 +122,8 @@ class Tenant:
     """One tenant; see the module."""
 
     name: str
-    weight: float = 1.0
-    parent: str | None = None
+    weight: Weight = 1.0
+    parent: OptionalText = None
     role: Role = Role.CLIENT
     limits: Limits = field(default_factory=Limits)
     keys: tuple[Key, ...] = ()
@@ -90,8 +132,7 @@ class Tenant:
         check_name(self.name)
         if "/" in self.name:
             raise TenantError("a name must not contain '/'; name the group as its parent")
-        if type(self.weight) not in (int, float) or not 0 < self.weight < float("inf"):
-            raise TenantError(f"weight must be a number above 0, not {self.weight!r}")
+        _check(self)
 
 
 def check_name(name: str) -> None:
@@ -111,14 +152,19 @@ def new_key() -> str:
 
 def hash_key(key: str, added: str = "") -> Key:
     """What is kept of an API key. Raises TenantError for one that could be guessed."""
-    encoded = key.encode()
-    if len(key) < _SHORTEST_KEY or len(set(key)) < 12 or len(encoded) > MAX_KEY_BYTES:
-        raise TenantError(
-            f"a key must be random and have {_SHORTEST_KEY} to {MAX_KEY_BYTES} characters; "
-            "let `fairlane tenants add` make one"
-        )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise TenantError("a key must consist of ASCII characters without blanks")
+    encoded = key.encode()
+    if len(encoded) > MAX_KEY_BYTES or too_short(key):
+        raise TenantError(
+            f"a key must have {SHORTEST} to {MAX_KEY_BYTES} characters, enough for {LEAST_BITS} "
+            "random bits; let `fairlane tenants add` make one"
+        )
+    if looks_thought_up(key):
+        raise TenantError(
+            "a key must be random, and this one looks as if it was thought up or put together; "
+            "let `fairlane tenants add` make one, or `openssl rand -hex 32`"
+        )
     return Key(sha256(encoded).hexdigest(), added)
 
 
