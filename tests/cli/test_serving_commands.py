@@ -72,6 +72,34 @@ def test_groups_roles_and_keys_from_elsewhere(run: Run, monkeypatch: pytest.Monk
     assert "unknown role 'king'" in complaint
 
 
+def test_a_file_that_somebody_wrote_keeps_comments_layout_and_mode(run: Run) -> None:
+    file = Path("tenants.toml")
+    text = "# ours\n[tenants.alice] # research\nweight = 2 # was 1.5\n\n# the last\n[tenants.bob]\n"
+    file.write_text(text)
+    file.chmod(0o600)
+    assert run("tenants", "add", "alice", "--max-queued", "9", "--no-key")[0] == 0
+    assert file.read_text() == text.replace("was 1.5\n", "was 1.5\nmax_queued = 9\n")
+    assert run("tenants", "add", "bob")[0] == 0
+    (key,) = read_tenants(file)["bob"].keys
+    assert run("tenants", "revoke", key.id)[0] == 0
+    assert run("tenants", "revoke", "alice")[0] == 0
+    assert file.read_text() == "# ours\n\n# the last\n[tenants.bob]\nkeys = [\n]\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_keys_of_openssl_are_taken_and_phrases_are_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, status in (
+        ("5d41402abc4b2a76b9719d911017c592", 0),
+        ("correcthorsebatterystaple" * 2, 2),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{key}\n"))
+        code, output, said = run("tenants", "add", "alice", "--key-from-stdin")
+        assert (code, output, "must be random" in said) == (status, "", status == 2)
+        assert key not in said
+
+
 def test_mistakes_leave_the_file(run: Run) -> None:
     run("tenants", "add", "alice")
     before = Path("tenants.toml").read_bytes()

@@ -1,13 +1,16 @@
 """The file of tenants: strict to read, whole whatever happens, taken up when it changes."""
 
+import os
+import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.tenant_file import TenantStore, change_tenants, read_tenants
-from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
+from fairlane.engines.tenants import Key, Limits, Role, Tenant, Tenants, hash_key, new_key
 
 
 @pytest.fixture
@@ -51,6 +54,26 @@ def test_the_key_itself_is_not_in_the_file(file: Path) -> None:
         ("[tenants.a]\nparent = 3", "parent must be a text in quotes"),
         ("[tenants.a]\nkeys = ['x']", r"keys must be a list of \{ sha256"),
         ("[tenants.a]\nkeys = 3", r"keys must be a list of \{ sha256"),
+        ("[tenants.a]\nkeys = {sha256 = 'x'}", r"keys must be a list of \{ sha256"),
+        ("[tenants.a]\nkeys = [{sha256 = 5}]", "sha256 must be 64 lower-case hexadecimal digits"),
+        (f"[tenants.a]\nkeys = [{{sha256='{'0' * 64}', added=5}}]", "added must be a text in quo"),
+        (f"[tenants.a]\nkeys = [{{sha256='{'0' * 64}', note=''}}]", "unknown part of a key 'note'"),
+        (
+            "[tenants.a]\nweight = nan",
+            r'\[tenants."a"\] weight must be a number above 0, .* not nan',
+        ),
+        ("[tenants.a]\nweight = inf", "weight must be a number above 0, 1e-6 to 1e6, not inf"),
+        ("[tenants.a]\nweight = -inf", "weight must be .*, not -inf"),
+        ("[tenants.a]\nweight = true", "weight must be .*, not True"),
+        ("[tenants.a]\nweight = 1e-300", "weight must be .*, not 1e-300"),
+        (f"[tenants.a]\nweight = 1{'0' * 400}", r"weight must be .*, not 10+\.\.\.$"),
+        (f"[tenants.a]\nweight = 1{'0' * 5000}", "not TOML"),
+        ("[tenants.a]\nrequests_per_minute = true", "requests_per_minute must be .*, not True"),
+        ("[tenants.a]\ntokens_per_minute = 60.0", "tokens_per_minute must be .*, not 60.0"),
+        ("[tenants.a]\ntokens_per_minute = '60'", "tokens_per_minute must be .*, not '60'"),
+        (f"[tenants.a]\nmax_queued = 1{'0' * 400}", r"max_queued must be .*, not 10+\.\.\.$"),
+        ("[tenants.a]\nrole = ['client']", "unknown role"),
+        (f"[tenants.a]\nparent = {'[' * 5000}", "not TOML"),
         ("[tenants.a]\nmax_queued = 0", "max_queued must be a whole number above 0"),
         ("[tenants.'a/b']", "a name must not contain '/'"),
         ("[tenants.a]\nparent = 'b'", "the parent 'b' of 'a' is no tenant"),
@@ -67,6 +90,39 @@ def test_a_broken_file_is_named_with_what_is_wrong(file: Path, text: str, compla
 def test_a_file_that_is_not_there_says_how_to_make_it(file: Path) -> None:
     with pytest.raises(FairlaneError, match="no such file or directory; `fairlane tenants add`"):
         read_tenants(file)
+
+
+def test_a_date_without_quotes_is_a_date(file: Path) -> None:
+    file.write_text(f"[tenants.a]\nkeys = [{{ sha256 = '{'0' * 64}', added = 2026-01-31 }}]")
+    assert read_tenants(file)["a"].keys == (Key("0" * 64, "2026-01-31"),)
+
+
+def adding(tenant: Tenant) -> Callable[[Tenants], Tenants]:
+    return lambda tenants: tenants.with_tenant(tenant)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_new_file_is_not_for_all_to_read_and_an_old_one_keeps_its_mode(
+    file: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        change_tenants(file, lambda tenants: tenants.with_tenant(Tenant("a")))
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640 & ~umask
+        for name, mode in {"b": 0o640, "c": 0o644, "d": 0o600}.items():
+            file.chmod(mode)
+            change_tenants(file, adding(Tenant(name)))
+            assert stat.S_IMODE(file.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("text", ["[tenants.a", "[tenants.a]\nweight = 'x'", "x = 1"])
+def test_a_broken_file_is_not_changed(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(FairlaneError):
+        change_tenants(file, lambda tenants: tenants.with_tenant(Tenant("b")))
+    assert file.read_text() == text
 
 
 def test_two_who_change_the_file_at_once_lose_nothing(file: Path) -> None:

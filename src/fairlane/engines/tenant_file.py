@@ -1,39 +1,58 @@
-"""The file of tenants (TOML): read strictly, changed atomically, read anew when it changes.
+"""The file of tenants (TOML): read strictly, changed in place, read anew when it changes.
 
     [tenants.acme]
     weight = 2.0
     requests_per_minute = 600
     keys = [{ sha256 = "9f86d08...", added = "2026-01-31" }]
 
-`fairlane tenants` writes it; comments in it are lost then, everything else is kept.
+`fairlane tenants` changes what it was asked to change, and nothing else of it (tenant_edit.py).
 """
 
-import fcntl
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tomlkit.exceptions import TOMLKitError
+
 from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.engines.tenant_edit import edit, written
 from fairlane.engines.tenants import Key, Limits, Role, Tenant, TenantError, Tenants
-from fairlane.files import atomic_write
+from fairlane.files import atomic_write, locked
 
 _LIMITS = tuple(limit.name for limit in fields(Limits))
 _SETTINGS = ("weight", "parent", "role", "keys", *_LIMITS)
+_KEY = tuple(part.name for part in fields(Key))
 _HEADING = "# Tenants of a Fairlane server; see `fairlane tenants --help`.\n"
+_NEW_MODE = 0o640  # not for all to read: it says who may come in
 
 
 def read_tenants(path: Path) -> Tenants:
     """The tenants of a file. Raises FairlaneError, one line that names file and tenant."""
+    return _parse(path, _read(path))
+
+
+def _read(path: Path) -> str:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise TenantError(
+            f"{path}: no such file or directory; `fairlane tenants add` makes the file"
+        ) from error
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
-        raise TenantError(f"{path}: {cause}; `fairlane tenants add` makes the file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TenantError(f"{path}: cannot be read ({cause}); may this user read it?") from error
+    except UnicodeDecodeError as error:
+        raise TenantError(f"{path}: not TOML: {error}") from error
+
+
+def _parse(path: Path, text: str) -> Tenants:
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise TenantError(f"{path}: not TOML: {error}") from error
     tables = document.pop("tenants", {})
     if document or not isinstance(tables, dict):
@@ -59,20 +78,13 @@ def _tenant(name: str, table: Any) -> Tenant:
         return Tenant(
             name,
             weight=table.get("weight", 1.0),
-            parent=_text(table, "parent"),
+            parent=table.get("parent"),
             role=_role(table.get("role", "client")),
             limits=parse_limits(table),
             keys=_keys(table.get("keys", [])),
         )
     except FairlaneError as error:
         raise TenantError(f"[tenants.{json.dumps(name, ensure_ascii=False)}] {error}") from error
-
-
-def _text(table: Mapping[str, Any], setting: str) -> str | None:
-    value = table.get(setting)
-    if value is not None and not isinstance(value, str):
-        raise TenantError(f"{setting} must be a text in quotes, not {value!r}")
-    return value
 
 
 def _role(value: Any) -> Role:
@@ -83,51 +95,49 @@ def _role(value: Any) -> Role:
 
 
 def _keys(values: Any) -> tuple[Key, ...]:
-    try:
-        return tuple(Key(str(v["sha256"]), str(v.get("added", ""))) for v in values)
-    except (KeyError, TypeError, AttributeError):
-        raise TenantError('keys must be a list of { sha256 = "...", added = "..." }') from None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold off others who change the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    if not isinstance(values, list) or not all(
+        isinstance(v, dict) and "sha256" in v for v in values
+    ):
+        raise TenantError('keys must be a list of { sha256 = "...", added = "..." }')
+    for value in values:
+        for part, given in value.items():
+            if part not in _KEY:
+                raise UnknownNameError("part of a key", part, _KEY)
+            if isinstance(given, date):  # written without quotes
+                value[part] = given.isoformat()
+    return tuple(Key(**value) for value in values)
 
 
 def change_tenants(path: Path, change: Callable[[Tenants], Tenants]) -> Tenants:
-    """Replace the file's tenants by what `change` makes of them; two at once take turns."""
-    with _locked(path):
-        tenants = change(read_tenants(path) if path.exists() else Tenants())
-        with atomic_write(path) as file:
-            file.write(_HEADING + "".join(map(_as_toml, tenants.values())))
+    """Replace the file's tenants by what `change` makes of them; two at once take turns.
+
+    Of a file that is there nothing changes but what must; its owner and mode stay. A new one can be
+    read by its owner and group. Raises FairlaneError and leaves the file where that cannot be.
+    """
+    with locked(path):
+        text = _read(path) if path.exists() else None
+        before = Tenants() if text is None else _parse(path, text)
+        tenants = change(before)
+        if text is None:
+            new = _HEADING + written(tenants.values())
+        else:
+            new = _edited(path, text, before, tenants)
+        if new != text:
+            with atomic_write(path, mode=_NEW_MODE) as file:
+                file.write(new)
     return tenants
 
 
-def _as_toml(tenant: Tenant) -> str:
-    lines = [f"\n[tenants.{_quoted(tenant.name)}]", f"weight = {float(tenant.weight)!r}"]
-    if tenant.parent is not None:
-        lines.append(f"parent = {_quoted(tenant.parent)}")
-    if tenant.role is not Role.CLIENT:
-        lines.append(f"role = {_quoted(tenant.role.value)}")
-    limits = asdict(tenant.limits).items()
-    lines += [f"{name} = {value}" for name, value in limits if value is not None]
-    if tenant.keys:
-        lines.append("keys = [")
-        lines += [
-            f"    {{ sha256 = {_quoted(key.sha256)}, added = {_quoted(key.added)} }},"
-            for key in tenant.keys
-        ]
-        lines.append("]")
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string; names are printable, so JSON's escapes are TOML's."""
-    return json.dumps(text, ensure_ascii=False)
+def _edited(path: Path, text: str, before: Tenants, after: Tenants) -> str:
+    """The text so changed that it says `after`; read back, because files are of many layouts."""
+    try:
+        new = edit(text, before, after)
+        if _parse(path, new) == after:
+            return new
+        cause = "what comes out says something else"
+    except (FairlaneError, TOMLKitError) as error:
+        cause = str(error).removeprefix(f"{path}: ")
+    raise TenantError(f"{path}: cannot be changed in place ({cause}); change it by hand")
 
 
 class TenantStore:
