@@ -1,6 +1,11 @@
 """Rate limits, on a clock that the tests move."""
 
+import copy
+
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fairlane.core.types import Rejection
 from fairlane.engines.limits import RateLimits, duration, retry_after
@@ -80,6 +85,147 @@ def test_a_new_limit_holds_at_once_and_what_was_used_stays_used() -> None:
     assert limits.arrive("a", 0.0) is not None
     del now["a"]
     assert limits.arrive("a", 0.0) is None
+
+
+def test_a_lowered_limit_asks_for_a_minute_at_most() -> None:
+    now = {"a": Limits(requests_per_minute=6000)}
+    limits = RateLimits(now.get)
+    for _ in range(5000):
+        assert limits.arrive("a", 0.0) is None
+    now["a"] = Limits(requests_per_minute=10)
+    assert limits.arrive("a", 0.0) == Rejection("requests_per_minute", 6.0)
+    headers = limits.headers("a", 0.0)
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"] == "1m0s"
+    assert limits.arrive("a", 6.0) is None
+    assert limits.arrive("a", 6.0) == Rejection("requests_per_minute", 6.0)
+
+
+def test_a_debt_of_many_minutes_stays_until_its_limit_changes() -> None:
+    now = {"a": Limits(tokens_per_minute=600)}
+    limits = RateLimits(now.get)
+    limits.take_tokens("a", 6600, 0.0)
+    rejection = limits.arrive("a", 0.0)
+    assert rejection is not None
+    assert rejection.retry_after_s == pytest.approx(600.1)
+    now["a"] = Limits(tokens_per_minute=60)
+    rejection = limits.arrive("a", 0.0)
+    assert rejection is not None
+    assert rejection.retry_after_s == pytest.approx(1.0)
+
+
+def test_a_limit_that_was_removed_is_forgotten_with_its_debt() -> None:
+    now = {"a": Limits(tokens_per_minute=600)}
+    limits = RateLimits(now.get)
+    limits.take_tokens("a", 6600, 0.0)
+    limit = now.pop("a")
+    limits.limits_changed(0.0)
+    assert len(limits) == 0
+    now["a"] = limit
+    limits.limits_changed(0.0)
+    assert limits.arrive("a", 0.0) is None
+
+
+def test_what_was_not_used_is_given_back_and_no_more() -> None:
+    limits = rates(org=Limits(tokens_per_minute=1000), org__a=Limits(tokens_per_minute=500))
+    limits.take_tokens("org/a", 800, 0.0)
+    assert limits.arrive("org/a", 0.0) is not None
+    limits.give_back_tokens("org/a", 800, 0.0)
+    assert limits.headers("org/a", 0.0)["x-ratelimit-remaining-tokens"] == "500"
+    limits.take_tokens("org/a", 100, 0.0)
+    limits.give_back_tokens("org/a", 100, 30.0)  # refilled meanwhile
+    limits.take_tokens("org/a", 500, 30.0)
+    assert limits.arrive("org/a", 30.0) is not None
+
+
+RATES = st.sampled_from([None, 1, 2, 7, 60, 1000, 6000])
+
+
+class ChangingLimits(RuleBasedStateMachine):
+    """One client in a group, both with limits that change at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.by_path: dict[str, Limits] = {}
+        self.limits = RateLimits(self.by_path.get)
+
+    @rule(count=st.integers(1, 200))
+    def send(self, count: int) -> None:
+        for _ in range(count):
+            if self.limits.arrive("org/a", self.now) is not None:
+                break
+
+    @rule(tokens=st.integers(1, 100_000))
+    def use(self, tokens: int) -> None:
+        self.limits.take_tokens("org/a", tokens, self.now)
+
+    @rule(tokens=st.integers(1, 100_000))
+    def give_back(self, tokens: int) -> None:
+        self.limits.give_back_tokens("org/a", tokens, self.now)
+
+    @rule(seconds=st.floats(0, 200))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(path=st.sampled_from(["org", "org/a"]), requests=RATES, tokens=RATES)
+    def change(self, path: str, requests: int | None, tokens: int | None) -> None:
+        """All of one's limits change, and so does what others of the same kind may ask for."""
+        before = self.by_path.get(path, Limits())
+        self.by_path[path] = Limits(requests, tokens)
+        self.limits.limits_changed(self.now)
+        kinds = [("requests", before.requests_per_minute, requests)]
+        kinds.append(("tokens", before.tokens_per_minute, tokens))
+        for kind, old, new in kinds:
+            bucket = self.limits._buckets.get((kind, path))
+            if new is None:
+                assert bucket is None
+            elif old != new and bucket is not None:
+                assert 0 <= bucket.seconds_until(1) <= self.whole(new)
+                assert bucket.seconds_until(bucket.capacity) <= self.whole(new)
+
+    @rule(servers=st.sampled_from([1, 3, 8]))
+    def share(self, servers: int) -> None:
+        if servers == self.limits.servers:
+            return
+        self.limits.servers = servers
+        rejection = self.limits.arrive("org/a", self.now)
+        if rejection is not None:
+            assert rejection.retry_after_s is not None
+            limits = [getattr(each, rejection.reason) for each in self.by_path.values()]
+            assert (
+                rejection.retry_after_s
+                <= max(self.whole(limit) for limit in limits if limit) + 1e-6
+            )
+
+    def whole(self, limit: int) -> float:
+        """How long all of a server's part takes to come."""
+        part = limit / self.limits.servers
+        return max(1.0, part) * 60 / part
+
+    @invariant()
+    def what_is_told_is_so(self) -> None:
+        """Nothing is left where one is turned away, and the time that is named is enough."""
+        headers = self.limits.headers("org/a", self.now)
+        trial = copy.deepcopy(self.limits)
+        rejection = trial.arrive("org/a", self.now)
+        if rejection is None:
+            assert "0" not in {v for k, v in headers.items() if "remaining" in k}
+            return
+        kind = rejection.reason.removesuffix("_per_minute")
+        assert rejection.retry_after_s is not None
+        assert headers[f"x-ratelimit-remaining-{kind}"] == "0"
+        assert trial.arrive("org/a", self.now + rejection.retry_after_s + 1e-6) is None
+        if kind == "requests":
+            limits = [each.requests_per_minute for each in self.by_path.values()]
+            assert (
+                rejection.retry_after_s
+                <= max(self.whole(limit) for limit in limits if limit) + 1e-6
+            )
+
+
+TestChangingLimits = ChangingLimits.TestCase
+TestChangingLimits.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 def test_headers_are_openais() -> None:

@@ -2,14 +2,19 @@
 
 Each limit is a bucket that holds a minute's worth and is refilled evenly. A request needs one
 whole request and one whole token in the buckets: what it costs in tokens is known only as it is
-served, so tokens are taken as they come and may leave a debt.
+served, so tokens are taken as they come and may leave a debt, of as many minutes as one request was
+large. What is taken and then not used is given back.
+
+When a limit changes, what was used stays used, but a bucket is empty at worst then, which a minute
+fills, however large the debt was. What was beyond that fades in about a minute, and counts again
+where the limit is raised again meanwhile.
 
 A member of a group also needs room in the buckets of the groups above it. Where several servers
 stand before one engine, each has its part of every limit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fairlane.core.types import Rejection
@@ -22,11 +27,15 @@ _KEPT = 1024  # clients whose buckets are kept without looking whether they matt
 
 @dataclass(slots=True)
 class Bucket:
-    """What is left of a limit, or of a part of one. `left` may be negative: a debt."""
+    """What is left of a limit, or of a part of one. `left` may be negative: a debt.
+
+    beyond: what was used, before the limit was lowered, beyond all that there is now.
+    """
 
     per_minute: float
     left: float
     updated: float
+    beyond: float = 0.0
 
     @property
     def capacity(self) -> float:
@@ -35,15 +44,17 @@ class Bucket:
 
     def refill(self, now: float) -> None:
         """Bring `left` up to `now`."""
-        gained = max(0.0, now - self.updated) * self.per_minute / MINUTE_S
-        self.left = min(self.capacity, self.left + gained)
+        minutes = max(0.0, now - self.updated) / MINUTE_S
+        self.left = min(self.capacity, self.left + minutes * self.per_minute)
+        self.beyond *= max(0.0, 1.0 - minutes)
         self.updated = max(now, self.updated)
 
     def resize(self, per_minute: float) -> None:
-        """The limit changed: what was used stays used."""
-        used = self.capacity - self.left
+        """The limit changed: what was used stays used, but nobody waits for more than all of it."""
+        used = self.capacity - self.left + self.beyond
         self.per_minute = per_minute
-        self.left = self.capacity - used
+        left = self.capacity - used
+        self.left, self.beyond = max(0.0, left), max(0.0, -left)
 
     def seconds_until(self, amount: float) -> float:
         """How long until `amount` is left, if nothing is taken."""
@@ -52,6 +63,7 @@ class Bucket:
 
 
 _KINDS = ("requests", "tokens")
+_NO_LIMITS = Limits()
 
 
 class RateLimits:
@@ -84,10 +96,25 @@ class RateLimits:
         return None
 
     def take_tokens(self, client: str, tokens: int, now: float) -> None:
-        """Charge tokens that were read or made for a client."""
+        """Charge tokens that are read or made for a client."""
         for kind, bucket in self._of(client, now):
             if kind == "tokens":
                 bucket.left -= tokens
+
+    def give_back_tokens(self, client: str, tokens: float, now: float) -> None:
+        """Undo a charge for tokens that were not read after all."""
+        for kind, bucket in self._of(client, now):
+            if kind == "tokens":
+                bucket.left = min(bucket.capacity, bucket.left + tokens)
+
+    def limits_tokens(self, client: str) -> bool:
+        """Whether a client, or a group above it, has a limit of tokens."""
+        return any(limits.tokens_per_minute is not None for _, limits in self._limited(client))
+
+    def limits_changed(self, now: float) -> None:
+        """Take up everyone's new limits at once: what was removed is forgotten with its debt."""
+        for path in {path for _, path in self._buckets}:
+            self._of(path, now)
 
     def headers(self, client: str, now: float) -> dict[str, str]:
         """The x-ratelimit headers of a client: its tightest limit of each kind."""
@@ -106,17 +133,21 @@ class RateLimits:
     def _of(self, client: str, now: float) -> list[tuple[str, Bucket]]:
         """The buckets of a client and of the groups above it, refilled."""
         found: list[tuple[str, Bucket]] = []
+        for path, limits in self._limited(client):
+            for kind in _KINDS:
+                limit = getattr(limits, f"{kind}_per_minute")
+                if limit is None:
+                    self._buckets.pop((kind, path), None)
+                else:
+                    found.append((kind, self._bucket(kind, path, limit / self.servers, now)))
+        return found
+
+    def _limited(self, client: str) -> Iterator[tuple[str, Limits]]:
+        """A client and the groups above it, with their limits."""
         path = client
         while path:
-            limits = self._limits_of(path)
-            if limits is not None:
-                for kind in _KINDS:
-                    limit = getattr(limits, f"{kind}_per_minute")
-                    if limit is not None:
-                        bucket = self._bucket(kind, path, limit / self.servers, now)
-                        found.append((kind, bucket))
+            yield path, self._limits_of(path) or _NO_LIMITS
             path = path.rpartition("/")[0]
-        return found
 
     def _bucket(self, kind: str, path: str, per_minute: float, now: float) -> Bucket:
         bucket = self._buckets.get((kind, path))

@@ -209,6 +209,7 @@ class Identity:
         self._tenants = tenants
         self._warn()
         self._turns.limits_changed()
+        self._admission.rates.limits_changed(self._clock())
         weights = dict.fromkeys(before.weights(), 1.0) | tenants.weights()
         task = asyncio.get_running_loop().create_task(self._tell_weights(weights))
         self._tasks.add(task)
