@@ -41,21 +41,33 @@ class Engine:
         self.forgotten: list[str] = []
         self.output_tokens = 1
         self.client_count = 1  # API servers
-        self.held: asyncio.Event | None = None
+        self.held: asyncio.Event | None = None  # until it is set, requests are queued
+        self.reading: asyncio.Event | None = None  # until it is set, prompts are being read
+        self.turns_away = False  # whoever is queued, as a policy does that rejects
+        self.cached_tokens = 0  # of each prompt
         self._ended: dict[str, asyncio.Event] = {}
+        self._work_of: dict[str, asyncio.Task[None]] = {}
+        self.begun: set[str] = set()  # of which prompts were read
+        self.asked: list[str] = []  # whether they were
 
     async def add_request_async(self, request: Any) -> None:
         self.clients.append(client_of(request))
         ended = self._ended[request.request_id] = asyncio.Event()
-        asyncio.get_running_loop().create_task(self._work(request.request_id, ended))
+        work = asyncio.get_running_loop().create_task(self._work(request.request_id, ended))
+        self._work_of[request.request_id] = work
 
     async def _work(self, request_id: str, ended: asyncio.Event) -> None:
         if self.held is not None:
             await self.held.wait()
+        if not self.turns_away:
+            self.begun.add(request_id)
+            if self.reading is not None:
+                await self.reading.wait()
         output = SimpleNamespace(
             request_id=request_id,
-            new_token_ids=[0] * self.output_tokens,
-            finish_reason="stop",
+            new_token_ids=[0] * (0 if self.turns_away else self.output_tokens),
+            finish_reason="abort" if self.turns_away else "stop",
+            prefill_stats=SimpleNamespace(num_cached_tokens=self.cached_tokens),
         )
         self.output_processor.process_outputs([output], None)
         ended.set()
@@ -64,6 +76,8 @@ class Engine:
         await self._ended[request_id].wait()
 
     async def abort_requests_async(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            self._work_of[request_id].cancel()
         self._forget(list(request_ids), True)
 
     def _forget(self, request_ids: list[str], internal: bool) -> list[str]:
@@ -76,6 +90,9 @@ class Engine:
         if method == "fairlane_set_weights":
             self.weights.update(args[0])
             return None
+        if method == "fairlane_unread":
+            self.asked += args[0]
+            return [request_id for request_id in args[0] if request_id not in self.begun]
         return json.loads(json.dumps(self.snapshot))
 
 
@@ -92,13 +109,13 @@ class Application:
                 await send({"type": "lifespan.startup.complete"})
             await send({"type": "lifespan.shutdown.complete"})
         elif scope["type"] == "http":
-            status, answer = await self._answer(scope, await _body(receive))
+            status, answer = await self._answer(scope, await _body(receive), receive)
             body = answer.encode()
             headers = [(b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, body: bytes) -> tuple[int, str]:
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive) -> tuple[int, str]:
         if scope["method"] != "POST":
             return 200, "stock_metric 1\n" if scope["path"].startswith("/metrics") else "fine"
         sent = json.loads(body or b"{}")
@@ -107,11 +124,24 @@ class Application:
         try:
             for request in requests:
                 await asyncio.create_task(self._engine.engine_core.add_request_async(request))
-            for request in requests:
-                await self._engine.finished(request.request_id)
+            await self._finish([request.request_id for request in requests], receive)
         except ValueError as error:
             return 500, str(error)
         return 200, json.dumps(self._engine.clients[before:])
+
+    async def _finish(self, request_ids: list[str], receive: Receive) -> None:
+        """Until the engine is done with them, or their sender hangs up: then they are aborted."""
+
+        async def wait() -> None:
+            for request_id in request_ids:
+                await self._engine.finished(request_id)
+
+        done, gone = asyncio.create_task(wait()), asyncio.ensure_future(receive())
+        await asyncio.wait([done, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            await self._engine.engine_core.abort_requests_async(request_ids)
+        done.cancel()
+        gone.cancel()
 
     def _request(self, sent: dict[str, Any]) -> Any:
         self._made += 1
@@ -143,7 +173,7 @@ class Server:
     def __init__(self, access: Access, engine: Engine) -> None:
         self.engine = engine
         self.now = 1000.0
-        self.identity = Identity(Application(engine), access, lambda: self.now)
+        self.identity = Identity(Application(engine), access, lambda: self.now, cached_part=0.1)
         self.state = SimpleNamespace(engine_client=engine)
         self.port = 0
         self.exit_status: object = None

@@ -1,5 +1,7 @@
 """The middleware over real sockets: who is who, who may what, and what is told to whom."""
 
+import asyncio
+import http.client
 import json
 import threading
 import time
@@ -10,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from fairlane.core.cost import Cost, LinearCost, QuadraticCost
 from fairlane.engines.tenants import Role, new_key
 from fairlane.engines.vllm.access import Access
+from fairlane.engines.vllm.middleware import _cached_part
 from tests.engines.identity.site import CLIENT_KEY, Engine, Server, Town, running
 from tests.processes import PATIENCE_S
 
@@ -273,6 +277,117 @@ def test_tokens_are_counted_as_the_engine_has_them(town: Town) -> None:
         assert server.send(key)[0] == 200
 
 
+def remaining(server: Server, key: str) -> int:
+    """What is left of a tenant's tokens for a minute."""
+    headers = server.request("GET", "/v1/models", bearer(key))[1]
+    return int(headers["x-ratelimit-remaining-tokens"])
+
+
+def hang_up(server: Server, key: str, prompt_tokens: int, when: object) -> None:
+    """Send a prompt, and hang up once something is so."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    body = json.dumps({"prompt_tokens": prompt_tokens})
+    connection.request("POST", "/v1/completions", body, {"Authorization": f"Bearer {key}"})
+    until(when)
+    connection.close()
+
+
+def test_a_prompt_that_was_cancelled_while_it_was_queued_is_given_back(town: Town) -> None:
+    key = town.add("small", tokens_per_minute=10_000, requests_per_minute=10)
+    engine = Engine()
+    engine.held = asyncio.Event()
+    with running(town.access(), engine) as server:
+        for number in range(4):
+            hang_up(server, key, 8_000, lambda number=number: len(engine.clients) > number)
+            until(lambda: remaining(server, key) == 10_000)
+        headers = server.request("GET", "/v1/models", bearer(key))[1]
+        assert headers["x-ratelimit-remaining-requests"] == "6"  # each counted
+
+
+def test_a_prompt_is_taken_while_it_is_queued(town: Town) -> None:
+    key = town.add("small", tokens_per_minute=10_000)
+    engine = Engine()
+    engine.held = asyncio.Event()
+    with running(town.access(), engine) as server:
+        with senders(server, key, 2, {"prompt_tokens": 8_000}):
+            until(lambda: len(engine.clients) == 2)
+            assert server.send(key)[0] == 429
+            engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]
+        assert remaining(server, key) == 0
+
+
+def test_a_prompt_that_the_engine_had_begun_to_read_is_charged(town: Town) -> None:
+    """Whoever hangs up at the right moment would have it read for nothing."""
+    key = town.add("small", tokens_per_minute=10_000)
+    engine = Engine()
+    engine.reading = asyncio.Event()
+    with running(town.access(), engine) as server:
+        hang_up(server, key, 8_000, lambda: bool(engine.begun))
+        until(lambda: engine.asked)
+        assert remaining(server, key) == 2_000
+
+
+def test_a_prompt_that_the_engine_turned_away_is_given_back(town: Town) -> None:
+    key = town.add("small", tokens_per_minute=10_000)
+    engine = Engine()
+    engine.turns_away = True
+    with running(town.access(), engine) as server:
+        for _ in range(3):
+            assert server.send(key, {"prompt_tokens": 8_000})[0] == 200
+            until(lambda: remaining(server, key) == 10_000)
+
+
+async def refuse(request: object) -> None:
+    raise ValueError("the context is too long")
+
+
+def test_a_prompt_that_the_engine_refused_is_given_back(town: Town) -> None:
+    key = town.add("small", tokens_per_minute=10_000)
+    engine = Engine()
+    engine.add_request_async = refuse  # type: ignore[method-assign]
+    with running(town.access(), engine) as server:
+        for _ in range(3):
+            assert server.send(key, {"prompt_tokens": 8_000})[0] == 500
+            assert remaining(server, key) == 10_000
+
+
+def test_a_scheduler_that_does_not_say_what_it_read_leaves_it_charged(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = town.add("small", tokens_per_minute=10_000)
+    engine = Engine()
+    engine.turns_away = True
+    with running(town.access(), engine) as server:
+        engine.broken = True
+        assert server.send(key, {"prompt_tokens": 8_000})[0] == 200
+        until(lambda: "prompts that were not read stay charged: RuntimeError" in caplog.text)
+        assert remaining(server, key) == 2_000
+
+
+def test_cached_tokens_count_as_much_as_they_cost(town: Town) -> None:
+    key = town.add("small", tokens_per_minute=10_000)
+    engine = Engine()
+    engine.cached_tokens = 3_000
+    with running(town.access(), engine) as server:
+        assert server.send(key, {"prompt_tokens": 4_000})[0] == 200
+        assert remaining(server, key) == 10_000 - 1_000 - 300 - 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "part"),
+    [
+        (LinearCost(), 1.0),
+        (LinearCost(input_price=2.0, cached_price=0.5), 0.25),
+        (LinearCost(input_price=1.0, cached_price=3.0), 1.0),
+        (LinearCost(input_price=0.0, cached_price=0.0), 1.0),
+        (QuadraticCost(), 1.0),
+        (QuadraticCost(prompt=0.5, cached_price=0.125), 0.25),
+    ],
+)
+def test_the_part_of_a_cached_token_is_that_of_the_prices(cost: Cost, part: float) -> None:
+    assert _cached_part(cost) == pytest.approx(part, rel=1e-5)
+
+
 def test_limits_of_strangers_and_of_adapters(town: Town) -> None:
     access = town.access(identity={"lora": True}, limits={"requests_per_minute": 1})
     with running(access) as server:
@@ -305,11 +420,13 @@ def until(condition: object) -> None:
 
 
 @contextmanager
-def senders(server: Server, key: str, count: int) -> Iterator[list[int]]:
+def senders(
+    server: Server, key: str, count: int, body: dict[str, Any] | None = None
+) -> Iterator[list[int]]:
     """So many requests under way at once; their statuses, complete when the block ends."""
     answers: list[int] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(server.send(key)[0]), daemon=True)
+        threading.Thread(target=lambda: answers.append(server.send(key, body)[0]), daemon=True)
         for _ in range(count)
     ]
     for thread in threads:
@@ -320,8 +437,6 @@ def senders(server: Server, key: str, count: int) -> Iterator[list[int]]:
 
 
 def test_more_than_max_running_wait_and_more_than_max_queued_are_turned_away(town: Town) -> None:
-    import asyncio
-
     key = town.add("small", max_running=2, max_queued=3)
     engine = Engine()
     engine.held = asyncio.Event()
@@ -443,8 +558,6 @@ def test_a_gateways_header_without_a_gateway_is_said_when_it_starts_to_be_so(
 
 
 def test_servers_of_one_engine_have_a_part_of_each_limit(town: Town) -> None:
-    import asyncio
-
     key = town.add("small", requests_per_minute=20, max_running=4, max_queued=8)
     engine = Engine()
     engine.client_count = 4

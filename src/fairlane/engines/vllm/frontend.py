@@ -18,11 +18,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.admission import Admission, Caller, Refused, Turns
 from fairlane.engines.vllm.clients import label
+from fairlane.engines.vllm.prompts import Prompts
 
 log = logging.getLogger("vllm.fairlane")
 CALLER: ContextVar[Caller | None] = ContextVar("fairlane_caller", default=None)
@@ -48,6 +50,7 @@ class EngineDoor:
     """Stands before one engine client; see the module.
 
     by_adapter: from the adapter that a caller without a key asks for to the client; may raise.
+    cached_part: how much of a token a prompt token counts that the prefix cache held, 0 to 1.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class EngineDoor:
         turns: Turns,
         by_adapter: Callable[[str | None], str],
         clock: Callable[[], float],
+        cached_part: float = 1.0,
     ) -> None:
         for part, names in _NEEDED.items():
             for name in names:
@@ -71,6 +75,9 @@ class EngineDoor:
         self._turns = turns
         self._by_adapter = by_adapter
         self._clock = clock
+        self._prompts = Prompts(
+            admission.rates, partial(_unread, engine_client), clock, cached_part
+        )
         self._inside: dict[str, _Inside] = {}
         self._tokens: dict[str, int] = {}  # delivered, and not yet taken from limits
         self._counted = clock()
@@ -95,24 +102,32 @@ class EngineDoor:
         try:
             caller, client = self._client_of(request)
             label(request.sampling_params or request.pooling_params, client)
-            known = request_id in self._inside
-            if not known and not getattr(request, "abort_immediately", False):
+            inside = self._inside.get(request_id)
+            if inside is None and not getattr(request, "abort_immediately", False):
                 await self._turns.enter(client)
-                self._inside[request_id] = _Inside(client, caller)
-            self._admission.rates.take_tokens(client, _prompt_tokens(request), self._clock())
+                inside = self._inside[request_id] = _Inside(client, caller)
+            if inside is not None:
+                self._prompts.take(request_id, client, _prompt_tokens(request))
             await self._add(request)
         except BaseException as error:
             self._leave(request_id)
             self._outputs.abort_requests([request_id], True)  # it was noted there before it came
             if isinstance(error, asyncio.CancelledError):
+                if request_id in self._prompts:  # it may have got through
+                    await self.abort_requests([request_id])
                 await self._give_up(CALLER.get())
+            else:
+                self._prompts.refused(request_id)
             raise
 
     async def abort_requests(self, request_ids: Sequence[str]) -> None:
         """Let go of aborted requests."""
         for request_id in request_ids:
             self._leave(request_id)
-        await self._abort(request_ids)
+        try:
+            await self._abort(request_ids)
+        finally:  # the scheduler takes aborts and questions in order: it knows when it is asked
+            self._prompts.ended(request_ids)
 
     def process_outputs(self, outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         """Count the tokens that were delivered, and let go of requests that are finished.
@@ -126,10 +141,13 @@ class EngineDoor:
             if inside is not None:
                 if inside.caller.waiting:
                     self._admission.served(inside.caller)
+                if output.request_id in self._prompts:
+                    self._prompts.hear(output)
                 client = inside.client
                 tokens[client] = tokens.get(client, 0) + len(output.new_token_ids)
                 if output.finish_reason is not None:
                     self._leave(output.request_id)
+                    self._prompts.ended([output.request_id])
         if self._clock() - self._counted > _COUNT_EVERY_S:
             for client in list(tokens):
                 self._count(client)
@@ -196,6 +214,11 @@ async def ask_engine(engine_client: Any, method: str, *args: Any, timeout_s: flo
         if call_all is not None:
             return list(await call_all(method, *args))
         return [await core.call_utility_async(method, *args)]
+
+
+async def _unread(engine_client: Any, request_ids: list[str]) -> list[list[str] | None]:
+    """Which of these requests ended before the engine began to read them, of each scheduler."""
+    return await ask_engine(engine_client, "fairlane_unread", request_ids, timeout_s=_ANSWER_S)
 
 
 def api_servers(engine_client: Any) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fairlane.core.cost import Cost
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.admission import Admission, Caller, Refused, Turns
 from fairlane.engines.tenants import Limits
@@ -46,20 +47,30 @@ class Identity:
     """The middleware; see the module.
 
     access: who may come in; by default as the file that FAIRLANE_CONFIG names says.
+    cached_part: of a token, what a cached one counts against limits; by default by that file's
+        prices, or 1 where `access` is given.
     """
 
     def __init__(
-        self, app: App, access: Access | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        app: App,
+        access: Access | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        cached_part: float = 1.0,
     ) -> None:
         self._app = app
         self._clock = clock
         self._broken = ""
         try:
             refuse_unguarded_front_ends()
-            self._access = FairlaneConfig.from_environment().access if access is None else access
+            if access is None:
+                config = FairlaneConfig.from_environment()
+                access, cached_part = config.access, _cached_part(config.cost)
+            self._access = access
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
             self._access = Access()
+        self._cached_part = cached_part
         self._tenants = self._access.tenants()
         self._admission = Admission(self._limits_of)
         self._turns = Turns(self._most_running)
@@ -96,7 +107,9 @@ class Identity:
         if self._broken:
             raise FairlaneError(self._broken)
         engine = getattr(scope["app"].state, "engine_client", None)
-        door = EngineDoor(engine, self._admission, self._turns, self._by_adapter, self._clock)
+        door = EngineDoor(
+            engine, self._admission, self._turns, self._by_adapter, self._clock, self._cached_part
+        )
         await set_weights(engine, self._tenants.weights())
         self._admission.share(api_servers(engine))
         self._warn()
@@ -226,6 +239,13 @@ class Identity:
             await set_weights(self._engine, weights)
         except FairlaneError as error:
             log.error("the new weights are not in force: %s", error)
+
+
+def _cached_part(cost: Cost) -> float:
+    """The price of a cached prompt token as a part of another's; 1 where nothing is cheaper."""
+    nothing = cost.admission(0)
+    full = cost.admission(1000) - nothing
+    return min(1.0, (cost.admission(1000, 1000) - nothing) / full) if full > 0 else 1.0
 
 
 def _counts(scope: Scope) -> bool:

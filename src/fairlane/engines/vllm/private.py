@@ -23,6 +23,7 @@ from fairlane.core.preemption import may_run_out
 
 __all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
 
+_MOST_UNREAD = 100_000  # ended requests that are remembered until the HTTP server asks
 OLDEST, NEWEST = (0, 25, 1), (0, 33)
 _ENTERED = frozenset({RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS})
 _CUT_SHORT = frozenset(
@@ -62,6 +63,11 @@ def awaits_input(request: Any) -> bool:
 def awaits_nothing(request: Any) -> bool:
     """Whether nothing of the request's own (grammar, KV transfer, input) holds it up."""
     return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+
+
+def began(request: Any) -> bool:
+    """Whether the engine ever began to read the request's prompt, or took it from its cache."""
+    return bool(request.num_computed_tokens or request.num_preemptions)
 
 
 def finished(request: Any) -> bool:
@@ -175,6 +181,10 @@ class Hooks:
     _taken_over = False
     _ended_in_step: list[Any] | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unread: dict[str, None] = {}  # requests that ended so, the oldest first
+
     def take_over(self, queue: Any) -> None:
         """Let our queue be where requests wait, from the start."""
         scheduler: Any = self
@@ -220,6 +230,10 @@ class Hooks:
         return outputs
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not began(request):
+            self._unread[request.request_id] = None
+            if len(self._unread) > _MOST_UNREAD:
+                del self._unread[next(iter(self._unread))]
         result = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
         if self._ended_in_step is not None:
             self._ended_in_step.append(request)
@@ -231,6 +245,10 @@ class Hooks:
         super()._update_request_as_session(session, update)  # type: ignore[misc]
         if self._taken_over:
             self.session_goes_on(session, len(update.prompt_token_ids or ()))
+
+    def fairlane_unread(self, request_ids: list[str]) -> list[str]:
+        """Which of these ended before their prompt was begun to be read; each is told once."""
+        return [i for i in request_ids if self._unread.pop(i, self) is None]
 
     def step_begins(self) -> None:
         """See the class."""
@@ -261,5 +279,12 @@ def _set_weights(self: Any, weights: dict[str, float]) -> None:
         change(weights)
 
 
+def _unread(self: Any, request_ids: list[str]) -> list[str]:
+    """Reached from the HTTP server by call_utility_async("fairlane_unread", request_ids)."""
+    found = getattr(self.scheduler, "fairlane_unread", None)
+    return [] if found is None else list(found(request_ids))
+
+
 EngineCore.fairlane_snapshot = _snapshot
+EngineCore.fairlane_unread = _unread
 EngineCore.fairlane_set_weights = _set_weights
