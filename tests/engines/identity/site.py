@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,10 +168,32 @@ async def _body(receive: Receive) -> bytes:
             return body
 
 
+class Match(Enum):
+    """As Starlette's, but for partial ones."""
+
+    NONE = False
+    FULL = True
+
+
+class Route:
+    """A route of the application, asked as Starlette's are: by exactly this path, any method."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return Match(scope["path"] == self._path and scope["type"] == "http"), {}
+
+
+CONTROL = ("/v1/load_lora_adapter", "/abort_requests", "/inference/v1/abort_requests", "/sleep")
+
+
 class Server:
     """A running server, and a client to talk to it."""
 
     def __init__(self, access: Access, engine: Engine) -> None:
+        self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
+        self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
         self.engine = engine
         self.now = 1000.0
         self.identity = Identity(Application(engine), access, lambda: self.now, cached_part=0.1)

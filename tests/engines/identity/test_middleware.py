@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -106,7 +107,29 @@ def test_two_keys_or_a_repeated_header_are_refused(town: Town) -> None:
             f"Authorization: Bearer {gate}\r\nX-Fairlane-Client: a\r\nx-fairlane-client: b\r\n",
         )
         assert (status, "repeated_header" in text) == (400, True)
+        joined: tuple[dict[str, str | bytes], ...] = (
+            {"Authorization": f"Bearer {alice}, Bearer {bob}"},
+            {"Authorization": f"Bearer {alice},{alice}"},
+            {"x-api-key": f"{alice}, {bob}"},
+            {"Authorization": f"Bearer {gate}", "X-Fairlane-Client": "alice, bob"},
+            {"Authorization": f"Bearer {gate}", "X-Fairlane-Client": "alice,"},
+        )
+        for headers in joined:
+            status, _, text = server.request("POST", "/v1/completions", headers, {})
+            assert (status, json.loads(text)["error"]["code"]) == (400, "repeated_header")
+            assert "send one, without a comma" in text
         assert server.engine.clients == ["alice"]
+
+
+def test_a_header_with_underscores_is_not_taken_for_none(town: Town) -> None:
+    """Some proxies drop such headers and others turn '_' into '-': it would mean two things."""
+    gate: dict[str, str | bytes] = bearer(town.keys["gate"])
+    with running(town.access(identity={"anonymous": "guest"})) as server:
+        sent: list[dict[str, str | bytes]] = [{"X_API_Key": town.keys["alice"]}]
+        for headers in [*sent, {**gate, "X_Fairlane_Client": "bob"}]:
+            status, _, text = server.request("POST", "/v1/completions", headers, {})
+            assert (status, json.loads(text)["error"]["code"]) == (400, "misspelt_header")
+        assert server.engine.clients == []
 
 
 def raw(server: Server, headers: str) -> tuple[int, str]:
@@ -196,21 +219,95 @@ def test_without_a_configuration_all_are_one_client(tmp_path: Path) -> None:
         ("/abort_requests", 403, 200),
         ("/inference/v1/abort_requests", 403, 200),
         ("/sleep", 403, 200),
-        ("/v1/completions/", 403, 200),
-        ("//v1/completions", 403, 200),
-        ("/V1/completions", 403, 200),
         ("/v1/load_lora_adapter?x=/v1/completions", 403, 200),
+        ("/%73leep", 403, 200),
         ("/something/new", 403, 200),
+        ("/v1/completions/", 404, 200),
+        ("//v1/completions", 404, 200),
+        ("/V1/completions", 404, 200),
+        ("/v1/complétions", 404, 200),
+        ("/v1%252fcompletions", 404, 200),
+        ("/v1/./completions", 404, 200),
+        ("/v1/x/../completions", 404, 200),
+        ("/v1/completions;x", 404, 200),
+        ("/", 404, 200),
+        ("//sleep", 404, 200),
+        ("/sleep/", 404, 200),
+        ("/v1/../sleep", 404, 200),
+        ("/SLEEP", 404, 200),
     ],
 )
 def test_routes_that_control_the_server_are_for_operators(
     town: Town, path: str, client: int, operator: int
 ) -> None:
     with running(town.access()) as server:
+        path = quote(path, safe="/%?=;.")
         assert server.send(None, path=path)[0] == 401
+        reached = len(server.engine.clients)
         assert server.send(town.keys["alice"], path=path)[0] == client
         assert server.send(town.keys["gate"], path=path)[0] == client
+        assert len(server.engine.clients) == reached + (2 if client == 200 else 0)
         assert server.send(town.keys["root"], path=path)[0] == operator
+
+
+def test_a_route_that_is_not_there_is_told_from_one_that_is_for_operators(town: Town) -> None:
+    with running(town.access()) as server:
+        for path, status, code in (("/v1/x", 404, "not_found"), ("/sleep", 403, "operators_only")):
+            found, _, answer = server.send(town.keys["alice"], path=path)
+            assert (found, answer["error"]["code"]) == (status, code)
+        server.routes = None  # type: ignore[assignment]
+        assert server.send(town.keys["alice"], path="/v1/x")[0] == 403
+        server.routes = [object()]  # type: ignore[list-item]
+        assert server.send(town.keys["alice"], path="/v1/x")[0] == 403
+
+
+def test_an_opened_route_that_is_not_there_is_told_at_the_start(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(town.access(identity={"routes": ["/something/new", "/something/nwe"]})):
+        said = [r.message for r in caplog.records if "[identity] routes" in r.message]
+        assert said == ["[identity] routes: this server has no route '/something/nwe'"]
+
+
+class CORSMiddleware:
+    """A layer with Starlette's name and way of being made, that marks what goes through it."""
+
+    def __init__(self, app: Any, mark: str, *, sign: str) -> None:
+        self._app = app
+        self._mark = f"{mark}{sign}"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def marking(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"access-control-allow-origin", self._mark.encode())
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        await self._app(scope, receive, marking)
+
+
+def test_what_the_middleware_answers_goes_through_the_servers_own_cors_layer(town: Town) -> None:
+    key = town.add("small", requests_per_minute=1)
+    town.add("org", with_key=False)
+    town.add("carol", parent="org", with_key=False)
+    access = town.access(identity={"lora": True, "anonymous": "guest"})
+    with running(access) as server:
+        server.user_middleware = [(object, (), {}), (CORSMiddleware, ("https://a",), {"sign": "!"})]
+        alice: dict[str, str | bytes] = bearer(town.keys["alice"])
+        answers = [
+            server.request("POST", "/v1/completions", bearer(new_key()), {}),
+            server.request("POST", "/sleep", alice, {}),
+            server.request("POST", "/v1/x", alice, {}),
+            server.request("POST", "/v1/completions", {}, {"model": "org"}),  # refused by the door
+            server.request("GET", "/fairlane/tenants", alice),
+        ]
+        server.send(key)
+        answers.append(server.request("POST", "/v1/completions", bearer(key), {}))
+        assert [status for status, _, _ in answers] == [401, 403, 404, 401, 200, 429]
+        for _, headers, text in answers:
+            assert headers["access-control-allow-origin"] == "https://a!"
+            assert json.loads(text)
+        assert answers[-1][1]["retry-after"] == "60"
 
 
 def test_a_route_can_be_opened(town: Town) -> None:

@@ -52,6 +52,8 @@ class IdentityRules:
             return self._without_key(tenants)
         tenant = tenants.find(key)
         if tenant is None:
+            if b"," in key:
+                raise Refused(400, "repeated_header", _joined("API keys"))
             raise Refused(401, "invalid_api_key", "The API key is not known to this server.")
         if tenant.role is Role.GATEWAY:
             return Caller(tenants.path(_named(found[self.header.encode()], tenant)))
@@ -92,14 +94,26 @@ def key_in_url(query: bytes, tenants: Tenants) -> bool:
 
 
 def _collect(headers: Headers, names: tuple[bytes, ...]) -> dict[bytes, bytes | None]:
-    """The headers of these names. Raises Refused when one is sent twice."""
+    """The headers of these names.
+
+    Raises Refused when one is sent twice, or is written with '_', which some proxies take for '-':
+    it would mean nothing here, and something to whoever checked it before.
+    """
     found: dict[bytes, bytes | None] = dict.fromkeys(names)
-    for name, value in headers:
+    for sent, value in headers:
+        name = sent.lower().replace(b"_", b"-")
         if name in found:
+            if b"_" in sent:
+                message = f"The header {name.decode()} must be written with '-', not with '_'."
+                raise Refused(400, "misspelt_header", message)
             if found[name] is not None:
                 raise Refused(400, "repeated_header", f"The header {name.decode()} is repeated.")
             found[name] = value
     return found
+
+
+def _joined(what: str) -> str:
+    return f"Several {what} came in one header, with commas between; send one, without a comma."
 
 
 def _key(authorization: bytes | None, x_api_key: bytes | None) -> bytes | None:
@@ -122,6 +136,8 @@ def _named(value: bytes | None, gateway: Tenant) -> str:
     try:
         if len(value) > _MOST_NAME_BYTES:
             raise TenantError("too long")
+        if b"," in value:  # a client's header and the gateway's own, joined on the way
+            raise Refused(400, "repeated_header", _joined("clients"))
         name = value.decode("utf-8")
         check_name(name)
     except (UnicodeDecodeError, TenantError):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fairlane.core.cost import Cost
@@ -23,6 +24,7 @@ from fairlane.engines.vllm.answers import (
     Receive,
     Scope,
     Send,
+    answer_itself,
     as_headers,
     close_websocket,
     send_json,
@@ -37,7 +39,7 @@ from fairlane.engines.vllm.frontend import (
     refuse_unguarded_front_ends,
     set_weights,
 )
-from fairlane.engines.vllm.routes import Audience, audience, route_path
+from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
 from fairlane.engines.vllm.telemetry import Telemetry
 
 log = logging.getLogger("vllm.fairlane")
@@ -113,6 +115,7 @@ class Identity:
         await set_weights(engine, self._tenants.weights())
         self._admission.share(api_servers(engine))
         self._warn()
+        self._warn_of_routes(scope)
         door.close_in()
         self._engine = engine
 
@@ -153,6 +156,10 @@ class Identity:
                 return None
             raise
         if for_whom is Audience.OPERATORS and not caller.operator:
+            if not exists(scope):
+                raise Refused(
+                    404, "not_found", "There is no such route; look at its spelling and slashes."
+                )
             raise Refused(403, "operators_only", "This route is for operators of the server.")
         return caller
 
@@ -164,13 +171,13 @@ class Identity:
             await self._telemetry.metrics(self._app, scope, receive, send, self._engine, caller)
         elif scope["type"] == "http" and path == "/fairlane/tenants" and caller is not None:
             seen = await self._telemetry.tenants(self._engine, caller, self._tenants)
-            await send_json(send, seen)
+            await answer_itself(partial(_as_json, seen), scope, receive, send)
         elif caller is None:
             await self._app(scope, receive, send)
         else:
-            await self._app(scope, receive, self._answering(send, caller))
+            await self._app(scope, receive, self._answering(scope, receive, send, caller))
 
-    def _answering(self, send: Send, caller: Caller) -> Send:
+    def _answering(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> Send:
         """`send` that adds what is left of the limits, and answers for the engine's door."""
         replaced = False
 
@@ -180,7 +187,8 @@ class Identity:
                 headers = self._rate_headers(caller)
                 if caller.refused is not None:
                     replaced = True
-                    await send_refusal(send, caller.refused, headers)
+                    refusing = partial(_refusal, caller.refused, headers)
+                    await answer_itself(refusing, scope, receive, send)
                     return
                 message["headers"] = [*message.get("headers", ()), *as_headers(headers)]
             if not replaced:
@@ -194,7 +202,8 @@ class Identity:
         if scope["type"] == "websocket":
             await close_websocket(receive, send, refused)
         else:
-            await send_refusal(send, refused, {} if caller is None else self._rate_headers(caller))
+            headers = {} if caller is None else self._rate_headers(caller)
+            await answer_itself(partial(_refusal, refused, headers), scope, receive, send)
 
     def _rate_headers(self, caller: Caller) -> dict[str, str]:
         if caller.client is None:
@@ -234,11 +243,27 @@ class Identity:
         if self._warned not in ("", before):
             log.warning("%s", self._warned)
 
+    def _warn_of_routes(self, scope: Scope) -> None:
+        for path in sorted(self._access.routes):
+            asked = {**scope, "path": path, "method": "POST", "headers": [], "query_string": b""}
+            if not any(exists({**asked, "type": kind}) for kind in ("http", "websocket")):
+                log.warning("[identity] routes: this server has no route %r", path)
+
     async def _tell_weights(self, weights: Mapping[str, float]) -> None:
         try:
             await set_weights(self._engine, weights)
         except FairlaneError as error:
             log.error("the new weights are not in force: %s", error)
+
+
+async def _refusal(
+    refused: Refused, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+) -> None:
+    await send_refusal(send, refused, headers)
+
+
+async def _as_json(value: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    await send_json(send, value)
 
 
 def _cached_part(cost: Cost) -> float:

@@ -79,3 +79,17 @@ def route_path(scope: Mapping[str, Any]) -> str:
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     below = path[len(root) :] if root and path.startswith(root) else path
     return below if below.startswith("/") or not below else path
+
+
+def exists(scope: Mapping[str, Any]) -> bool:
+    """Whether the server's router knows the path, for any method, by its own matching.
+
+    Only a refusal is worded by it, so where the router cannot be asked a path is taken to exist.
+    """
+    routes = getattr(scope.get("app"), "routes", None)
+    if routes is None:
+        return True
+    try:
+        return any(route.matches(dict(scope))[0].value for route in routes)  # 0 for no match
+    except Exception:
+        return True

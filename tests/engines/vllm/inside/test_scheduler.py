@@ -239,6 +239,32 @@ def test_ten_thousand_queued_requests_can_be_dropped_at_once() -> None:
     assert (row["queued"], row["running"], row["aborted"], row["service"]) == (0, 0, 10_000, 0.0)
 
 
+@pytest.mark.parametrize("run_ahead", [False, True])
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_prompts_that_were_never_begun_are_told_once(run_ahead: bool, policy: str) -> None:
+    scheduler = make_scheduler(seqs=2, batch_tokens=64, run_ahead=run_ahead, policy=policy)
+    for number in range(4):
+        scheduler.add_request(make_request(f"a-{number}", "a", prompt=[5 + number] * 100))
+    step(scheduler)  # the first 64 tokens of the first
+    ids = [f"a-{number}" for number in range(4)]
+    scheduler.finish_requests(ids, RequestStatus.FINISHED_ABORTED)
+    assert scheduler.fairlane_unread(["unknown", *ids]) == ids[1:]
+    assert scheduler.fairlane_unread(ids) == []
+
+
+def test_a_prompt_that_was_read_and_preempted_counts_as_begun() -> None:
+    scheduler = make_scheduler(seqs=4, blocks=10)
+    for number in range(4):
+        scheduler.add_request(make_request(f"a-{number}", "a", prompt=31, output=100))
+    preempted: list[str] = []
+    while not preempted:
+        step(scheduler)
+        preempted = [r.request_id for r in scheduler.requests.values() if r.num_preemptions]
+    ids = [f"a-{number}" for number in range(4)]
+    scheduler.finish_requests(ids, RequestStatus.FINISHED_ABORTED)
+    assert scheduler.fairlane_unread(ids) == []
+
+
 # -- what waits for something else -----------------------------------------------------------
 
 
@@ -440,6 +466,8 @@ def test_what_a_policy_turns_away_ends_without_output(config: Any) -> None:
     run(scheduler, delivered)
     assert sorted(delivered.ended.values()) == ["abort"] * 3 + ["length"] * 2
     assert scheduler.fairlane_snapshot()["clients"]["a"]["rejected"] == {"rate_limit": 3}
+    turned_away = [i for i, why in delivered.ended.items() if why == "abort"]
+    assert sorted(scheduler.fairlane_unread(list(delivered.ended))) == sorted(turned_away)
 
 
 # -- vLLM's own choices ----------------------------------------------------------------------
