@@ -159,7 +159,7 @@ def changes(draw: st.DrawFn, before: Tenants) -> Tenants:
     return after
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(data=st.data(), text=files())
 def test_any_change_of_any_file_is_read_back_and_loses_no_comment(
     data: st.DataObject, text: str

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import tomlkit
+from tomlkit.container import OutOfOrderTableProxy
 from tomlkit.items import AoT, InlineTable, Table, Whitespace
 
 from fairlane.engines.tenants import Key, Role, Tenant
@@ -36,12 +37,12 @@ def edit(text: str, before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -
         text += "\n"
     if changed or _INLINE.search(text):  # tomlkit takes seconds for 10,000 tenants
         document = tomlkit.parse(text)
-        tables: Any = document.get("tenants", {})
         for name in changed:
             if name in after:
-                _change(tables[name], before[name], after[name])
+                document = _change(document, before[name], after[name])
             else:
                 _remove(document, name)
+        tables: Any = document.get("tenants", {})
         if isinstance(tables, InlineTable):
             for tenant in added:
                 tables.append(tenant.name, _inline(_settings(tenant)))
@@ -81,18 +82,22 @@ def _inline(settings: Mapping[str, str]) -> InlineTable:
     return table
 
 
-def _change(table: Any, before: Tenant, after: Tenant) -> None:
-    """Change one tenant's table, of whatever kind it is."""
+def _change(document: Any, before: Tenant, after: Tenant) -> Any:
+    """Change one tenant's table, of whatever kind it is; the document, parsed anew if need be."""
     old, new = _settings(before), _settings(after)
-    for name in {**old, **new}:
+    for name in sorted({**old, **new}, key="keys".__eq__):  # the keys last
         if old.get(name) == new.get(name):
             continue
+        table = document["tenants"][after.name]
         if name == "keys" and "keys" in table:
             _change_keys(table, before.keys, after.keys)
         elif name in new:
             _set(table, name, tomlkit.value(new[name]))
         else:
             del table[name]
+        if isinstance(table, OutOfOrderTableProxy):  # loses count of itself when it is changed
+            document = tomlkit.parse(document.as_string())
+    return document
 
 
 def _set(table: Any, name: str, value: Any) -> None:
@@ -115,15 +120,8 @@ def _lift(table: Table) -> list[Any]:
 
 
 def _change_keys(table: Any, before: tuple[Key, ...], after: tuple[Key, ...]) -> None:
-    """Take out of an array, or of an array of tables, what is gone, and add what is new."""
+    """Add to an array, or an array of tables, what is new, and then take out what is gone."""
     entries = table["keys"]
-    for i in reversed(range(len(before))):
-        if before[i] not in after:
-            below = _below(entries[i])
-            del entries[i]
-            if below:
-                above = entries[i - 1] if i else table
-                above.value.body.append((None, Whitespace(below)))
     for key in after:
         if key in before:
             continue
@@ -133,6 +131,16 @@ def _change_keys(table: Any, before: tuple[Key, ...], after: tuple[Key, ...]) ->
             entries[-1].value.body.extend(moved)
         else:
             entries.append(tomlkit.value(_key(key)))
+    for i in reversed(range(len(before))):
+        if before[i] not in after:
+            below = _below(entries[i])
+            del entries[i]
+            if below and i:
+                entries[i - 1].value.body.append((None, Whitespace(below)))
+            elif below:
+                lines = table.value.body
+                at = next(j for j, (_, item) in enumerate(lines) if item is entries)
+                lines.insert(at, (None, Whitespace(below)))  # nothing is looked up here any more
 
 
 def _remove(document: tomlkit.TOMLDocument, name: str) -> None:

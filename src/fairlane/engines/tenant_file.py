@@ -16,8 +16,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tomlkit.exceptions import TOMLKitError
-
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.engines.tenant_edit import edit, written
 from fairlane.engines.tenants import Key, Limits, Role, Tenant, TenantError, Tenants
@@ -135,8 +133,10 @@ def _edited(path: Path, text: str, before: Tenants, after: Tenants) -> str:
         if _parse(path, new) == after:
             return new
         cause = "what comes out says something else"
-    except (FairlaneError, TOMLKitError) as error:
+    except FairlaneError as error:
         cause = str(error).removeprefix(f"{path}: ")
+    except Exception as error:  # tomlkit's, and what its odder tables lack
+        cause = f"{type(error).__name__}: {error}"
     raise TenantError(f"{path}: cannot be changed in place ({cause}); change it by hand")
 
 

@@ -230,6 +230,7 @@ class Hooks:
         return outputs
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        self._unread.pop(request.request_id, None)  # an older one of that name
         if not began(request):
             self._unread[request.request_id] = None
             if len(self._unread) > _MOST_UNREAD:

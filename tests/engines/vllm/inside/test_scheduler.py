@@ -252,6 +252,16 @@ def test_prompts_that_were_never_begun_are_told_once(run_ahead: bool, policy: st
     assert scheduler.fairlane_unread(ids) == []
 
 
+def test_an_id_that_is_used_again_does_not_make_its_new_prompt_unread() -> None:
+    scheduler = make_scheduler()
+    scheduler.add_request(make_request("a-1", "a"))
+    scheduler.finish_requests("a-1", RequestStatus.FINISHED_ABORTED)
+    scheduler.add_request(make_request("a-1", "a"))
+    step(scheduler)
+    scheduler.finish_requests("a-1", RequestStatus.FINISHED_ABORTED)
+    assert scheduler.fairlane_unread(["a-1"]) == []
+
+
 def test_a_prompt_that_was_read_and_preempted_counts_as_begun() -> None:
     scheduler = make_scheduler(seqs=4, blocks=10)
     for number in range(4):
