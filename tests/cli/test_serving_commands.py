@@ -149,7 +149,7 @@ def test_serve_changes_the_configuration_and_not_its_file(run: Run) -> None:
 def test_what_serve_writes_is_what_was_configured(run: Run) -> None:
     """Whatever names hold, and however small numbers are."""
     Path("fairlane.toml").write_text(
-        '[weights]\n"a\\"]\\nb=1" = 2.0\n"\\u007f\\\\ é" = 1e-7\n"x.y" = 3\n'
+        '[weights]\n"a\\"]\\nb=1" = 2.0\n"\\u007f\\\\ é" = 1e-6\n"x.y" = 3\n'
         "[scheduler]\ngroups = true\n[prices]\ninput = 1\noutput = 2e-20\n"
     )
     environment, _ = planned(

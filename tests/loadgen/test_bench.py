@@ -114,7 +114,7 @@ def test_file_holds_everything_and_its_manifest_what_it_was_made_with(tmp_path: 
 def test_a_trace_with_a_late_clock_is_sent_from_its_first_arrival_on(tmp_path: Path) -> None:
     late = [replace(r, arrival_s=819_000 + r.arrival_s) for r in two_to_one(12)]
     said: list[str] = []
-    with CompletionServer() as server:
+    with CompletionServer(slots=2, hold=len(late)) as server:  # so that both clients wait
         settings = BenchSettings(
             suite="real", server=server.url, trace=write_trace(tmp_path, late),
             weights=(("b", 2.0),), duration=60,

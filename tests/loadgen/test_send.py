@@ -16,7 +16,6 @@ from fairlane.policies.registry import create_policy
 from fairlane.records import RequestRecord
 from fairlane.workloads import TracedRequest
 from tests.loadgen.server import (
-    PATIENCE_S,
     CompletionServer,
     Fault,
     answer_with,

@@ -107,8 +107,7 @@ def _read(path: str, _versions: tuple[tuple[str, int, int], ...]) -> Trace:
     if path.endswith(".jsonl"):
         run = read_run(path)
         requests = [
-            TracedRequest(i, r.client, r.arrival_s, *r.asked)
-            for i, r in enumerate(run.records)
+            TracedRequest(i, r.client, r.arrival_s, *r.asked) for i, r in enumerate(run.records)
         ]
         return _trace(path, list(checked(path, requests)), run.start_s)
     if path.endswith(".pkl"):

@@ -36,7 +36,7 @@ def town(tmp_path: Path) -> Town:
         ({"identity": {"header": "x client"}}, "cannot be a gateway's header"),
         ({"identity": {"routes": ["v1/new"]}}, "'v1/new' is no path"),
         ({"identity": {"lora": "yes"}}, r"\[identity\] lora must be a valid boolean, not 'yes'"),
-        ({"limits": {"requests_per_minute": 0}}, "whole number above 0"),
+        ({"limits": {"requests_per_minute": 0}}, r"\[limits\] requests_per_minute must be"),
         ({"limits": {"requests": 1}}, r"\[limits\] unknown key 'requests'"),
         ({"metrics": {"top": -1}}, r"\[metrics\] top must be greater than or equal to 0, not -1"),
         ({"metrics": 3}, r"\[metrics\] must be a table"),
