@@ -43,6 +43,7 @@ class Live:
     sampled: int = 0
     delivered: int = 0
     blocks: int = 0
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class BatchScheduler:
 
     def __init__(
         self,
-        requests: Sequence[TracedRequest],
+        requests: Sequence[TracedRequest] | Mapping[int, TracedRequest],
         policy: Policy[Any],
         *,
         max_seqs: int,
@@ -102,8 +103,9 @@ class BatchScheduler:
         self._reorders = preemption == "fairest"
         self._weights = weights or {}
         self._waiting: dict[int, Live] = {}
-        self.free_blocks = blocks
+        self.blocks = self.free_blocks = blocks
         self.running: list[Live] = []
+        self.preemptions = 0
 
     @property
     def waiting(self) -> int:
@@ -134,7 +136,7 @@ class BatchScheduler:
 
     def update(self, batch: Batch, now: float) -> tuple[list[int], list[int]]:
         """The step has answered: positions of those that got a token, and of those that ended."""
-        given = [part.live for part in batch.parts if part.samples]
+        given = [part.live for part in batch.parts if part.samples and not part.live.gone]
         ended = []
         for live in given:
             live.delivered += 1
@@ -150,6 +152,18 @@ class BatchScheduler:
         for position in ended:
             self._policy.finish(position, now, Outcome.FINISHED)
         return positions, ended
+
+    def abort(self, position: int, now: float) -> None:
+        """A request's client left; what steps under way compute for it is nobody's."""
+        live = self._waiting.pop(position, None)
+        if live is None:
+            live = next((one for one in self.running if one.position == position), None)
+            if live is None:
+                return
+            self.running.remove(live)
+        self._release(live)
+        live.gone = True
+        self._policy.finish(position, now, Outcome.ABORTED)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -209,6 +223,7 @@ class BatchScheduler:
         self._waiting[victim.position] = victim
         self._policy.requeue(victim.position, now)
         batch.preempted.append(victim.position)
+        self.preemptions += 1
         return victim
 
     def _allocate(self, live: Live, tokens: int) -> bool:

@@ -45,6 +45,13 @@ class Randomness:
         low, high = self._noise.delay_s
         return list(map(float, low + (high - low) * self._rng.random(count)))
 
+    def forget(self, count: int) -> int:
+        """Drop the first `count` factors, once that is worth it; how many were dropped."""
+        if count < _CHUNK:
+            return 0
+        del self.factors[:count], self.luck[:count]
+        return count
+
     def grow(self, count: int) -> None:
         """See to it that there are at least `count` factors."""
         while len(self.factors) < count:

@@ -7,6 +7,7 @@ from enum import Enum
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.preemption import PREEMPTIONS
+from fairlane.core.types import Rejection
 from fairlane.simulator.profile import MAX_BATCH, Profile, VllmProfile
 from fairlane.simulator.randomness import Noise
 from fairlane.workloads.lengths import LengthLimit
@@ -39,6 +40,21 @@ class Times:
     first_token: list[float | None]
     end: list[float | None]
     rejection: dict[int, str] = field(default_factory=dict)
+    each_token: bool = False  # it is a loop's listener, and of tokens the first and last will do
+
+    def accepted(self, position: int) -> None:
+        """As of `Listener`."""
+
+    def rejected(self, position: int, rejection: Rejection) -> None:
+        """As of `Listener`."""
+        self.rejection[position] = rejection.reason
+
+    def token(self, position: int, at: float, last: bool) -> None:
+        """As of `Listener`."""
+        if self.first_token[position] is None:
+            self.first_token[position] = at
+        if last:
+            self.end[position] = at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

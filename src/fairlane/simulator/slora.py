@@ -15,24 +15,25 @@ What the real loop does, and this one with it:
 - With nothing to run it sleeps 10 ms at a time.
 """
 
-from collections import Counter, deque
-from collections.abc import Sequence
-from heapq import heappop, heappush
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy, RepeatsCharges
-from fairlane.core.types import Request, RequestId
-from fairlane.simulator.memory import MemoryPlan
+from fairlane.core.types import Outcome, Request, RequestId
+from fairlane.simulator.loop import Listener, Load, Loop
 from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.profile import SloraProfile
 from fairlane.simulator.randomness import Randomness
-from fairlane.simulator.serving import Charging, ServerConfig, Times
+from fairlane.simulator.running import Running
+from fairlane.simulator.serving import Charging, ServerConfig
+from fairlane.simulator.waiting import Waiting
 from fairlane.workloads.trace import TracedRequest
 
 DECODE_TURNS, PREFILL_TURNS = 1, 3
-NONE = 1 << 62  # longer than any length
 
 
 def _position(request: Request) -> int:
@@ -41,70 +42,42 @@ def _position(request: Request) -> int:
     return request.id
 
 
-class Lengths(Counter[int]):
-    """A multiset of lengths that knows the least of them (huge when it is empty)."""
-
-    least = NONE
-
-    def add(self, length: int) -> None:
-        """One more of this length."""
-        self[length] += 1
-        if length < self.least:
-            self.least = length
-
-    def remove(self, length: int) -> None:
-        """One less of this length."""
-        self[length] -= 1
-        if not self[length]:
-            del self[length]
-            if length == self.least:
-                self.least = min(self, default=NONE)
-
-
-class ServingLoop:
-    """One run of the loop over a list of requests. A position in that list is a request's id."""
+class ServingLoop(Loop):
+    """One run of the loop. With a listener to each token it takes the decode steps one by one."""
 
     def __init__(
         self,
-        requests: Sequence[TracedRequest],
+        requests: Iterable[TracedRequest],
         policy: Policy[Any],
         config: ServerConfig,
         randomness: Randomness,
         cache: PrefixCache | None = None,
+        listener: Listener | None = None,
     ) -> None:
-        self.requests = requests
+        """requests, listener: as of `Loop`."""
+        super().__init__(requests, randomness, listener)
         self.cache = cache
         self.policy = policy
         self.config = config
         assert isinstance(config.profile, SloraProfile), "another loop's profile"
         self.profile = config.profile
-        self.factors = randomness
-        self.times = Times([None] * len(requests), [None] * len(requests))
-        self.left = len(requests)
         self.now = 0.0
+        self.ends_at = 0.0  # what is under way, ...
+        self.finish: Callable[[], None] = lambda: None  # ... and what happens then
         self.turn = 0  # prefills and decodes so far: the index of the next noise factor
         self.cold = True
         # messages
-        delays = randomness.delays(len(requests))
-        self.inbox = deque(sorted((r.arrival_s + delays[i], i) for i, r in enumerate(requests)))
         self.notices: deque[float] = deque()
         self.credit = 0.0
+        self.idle = True
         self.idle_since = 0.0
-        self.polls = 0
-        # the running batch, as of decode step 0 (see fairlane.simulator.memory)
+        self.polls = self.next_poll = 0
+        self.dozing = False  # until a request comes
+        # the running batch
         self.step = 0  # decode steps so far
-        self.running: dict[int, int] = {}  # position -> context - step
-        self.context_base = 0  # sum and maximum of these
-        self.longest_base = 0
-        self.ends: dict[int, list[int]] = {}  # decode step -> who ends in it
-        self.end_steps: list[int] = []  # a heap of these steps
-        self.clients: Counter[str] = Counter()
-        self.plan: MemoryPlan | None = None
+        self.running = Running()
         self.cached: dict[int, int] = {}  # of those about to be prefilled: tokens in the cache
-        # the queue, as far as the loop has to know it
-        self.waiting_clients: Counter[str] = Counter()
-        self.waiting_prompts = Lengths()
-        self.waiting_outputs = Lengths()
+        self.waiting = Waiting()
         self.ask_at: float = inf  # decode step from which asking the queue may help
         self.by_head = False  # ... which holds for the head of the queue alone
         self.earliest_ask = 0  # ten steps after the last prefill
@@ -115,38 +88,47 @@ class ServingLoop:
 
     # -- the loop ----------------------------------------------------------------------------
 
-    def run(self) -> Times:
-        """Serves all requests."""
-        while self.left:
-            if not self.running:
-                batch = self._select()
-                if not batch:
-                    self._sleep()
-                    continue
-                self._prefill(batch)
-            elif self.step >= self.ask_at and (batch := self._select()):
-                self._prefill(batch)
-            else:
-                self._decode()
-            if not self.running:
-                self.idle_since, self.polls = self.now, 0
-                self._poll(1)
-        return self.times
+    @property
+    def due(self) -> float:
+        """As of `Loop`: when what is under way ends."""
+        return self.ends_at
 
-    def _decode(self) -> None:
+    def advance(self) -> None:
+        """As of `Loop`: end what is under way, and begin what comes next."""
+        self.finish()
+        if self.running:
+            if self.step >= self.ask_at and (batch := self._select()):
+                self._begin_prefill(batch)
+            else:
+                self._begin_decode()
+        elif not self.idle:
+            self.idle, self.idle_since, self.polls = True, self.now, 0
+            self._sleep(1)
+        elif batch := self._select():
+            self._begin_prefill(batch)
+        else:
+            self._doze()
+
+    def _begin(self, ends_at: float, finish: Callable[[], None]) -> None:
+        self.ends_at, self.finish = ends_at, finish
+
+    def _begin_decode(self) -> None:
         """Decode steps up to and including the next one after which something happens."""
         self._charge_again()
         profile = self.profile
         n = len(self.running)
         now, step, turn = self.now, self.step, self.turn
-        stop = min(self.end_steps[0], max(self.ask_at, step + 1))
+        end = self.running.next_end
+        stop = min(end, max(self.ask_at, step + 1))
+        if self.listener.each_token:
+            stop = step + 1
         next_message = min(
             self.inbox[0][0] if self.inbox else inf, self.notices[0] if self.notices else inf
         )
-        self.factors.grow(turn + self.end_steps[0] - step)
-        factors = self.factors.factors
-        context = self.context_base + n * step
-        longest = self.longest_base + step
+        self.randomness.grow(turn + int(end) - step)
+        factors = self.randomness.factors
+        context = self.running.context + n * step
+        longest = self.running.longest + step
         base, floor = profile.decode_base[n], profile.decode_floor
         per_token, per_longest = profile.decode_per_token, profile.decode_per_longest
         while True:
@@ -161,14 +143,22 @@ class ServingLoop:
                 break
             context += n
             longest += 1
+        self.turn = turn
+        self._begin(now, partial(self._end_decode, started, step))
+
+    def _end_decode(self, started: float, step: int) -> None:
         if step > self.step + 1:  # a step without messages leaves credit for one
             self.credit = 1.0
-        self.now, self.step, self.turn = now, step, turn
-        if step == self.end_steps[0]:
-            heappop(self.end_steps)
+        self.now, self.step = self.ends_at, step
+        ended = self.running.ending(step)
+        if self.listener.each_token:
+            for position in self.running:
+                if position not in ended:
+                    self.listener.token(position, self.now, False)
+        if ended:
             self._report()
-            self._finish_decode(self.ends.pop(step))
-            self._pump(now, DECODE_TURNS + 1)
+            self._finish_decode(ended)
+            self._pump(self.now, DECODE_TURNS + 1)
         else:
             self._pump(started, DECODE_TURNS)
 
@@ -177,18 +167,11 @@ class ServingLoop:
             self.policy.record_tokens(dict.fromkeys(self.running, 1), self.now)
             self.ahead = set(self.running)
         for position in ended:
-            base = self.running.pop(position)
-            self.context_base -= base
-            client = self.requests[position].client
-            self.clients[client] -= 1
-            if not self.clients[client]:
-                del self.clients[client]
+            self.running.remove(position)
             self._end(position)
-        self.longest_base = max(self.running.values(), default=0)
-        self.plan = None
         self._plan_to_ask()
 
-    def _prefill(self, batch: list[int]) -> None:
+    def _begin_prefill(self, batch: list[int]) -> None:
         """All of `batch` get their first token; a step of its own."""
         prompts = [self._prompt(position) for position in batch]
         fresh = sum(prompts) - sum(self.cached.pop(position) for position in batch)
@@ -196,40 +179,38 @@ class ServingLoop:
         if self.cold:
             seconds += self.config.first_prefill_delay_s
             self.cold = False
-        self.factors.grow(self.turn + 1)
-        self.now += seconds * self.factors.factors[self.turn]
+        self.randomness.grow(self.turn + 1)
+        ends_at = self.now + seconds * self.randomness.factors[self.turn]
+        self.idle = False
         self.turn += 1
+        self._begin(ends_at, partial(self._end_prefill, batch))
+
+    def _end_prefill(self, batch: list[int]) -> None:
+        self.now = self.ends_at
+        batch = [i for i in batch if i in self.requests]  # the others' clients have left
         ended = [i for i in batch if self.requests[i].output_len <= 1]
         if self.charges:
             self._charge_prefill(batch, bool(ended))
-        for position, prompt in zip(batch, prompts, strict=True):
+        for position in batch:
             if self.cache is not None:
                 self.cache.keep(position)
-            self.times.first_token[position] = self.now
             output = self.requests[position].output_len
             if output <= 1:
                 self._end(position)
                 continue
-            base = prompt + 1 - self.step
-            self.running[position] = base
-            self.context_base += base
-            self.longest_base = max(base, self.longest_base) if len(self.running) > 1 else base
+            self.listener.token(position, self.now, False)
+            base = self._prompt(position) + 1 - self.step
             end = self.step + output - 1
-            if end not in self.ends:
-                self.ends[end] = []
-                heappush(self.end_steps, end)
-            self.ends[end].append(position)
-            self.clients[self.requests[position].client] += 1
-        self.plan = None
+            self.running.add(position, self.requests[position].client, base, end)
         self.earliest_ask = self.step + self.config.decodes_between_admissions
         self._plan_to_ask()
         self._pump(self.now, PREFILL_TURNS + bool(ended))
 
     def _end(self, position: int) -> None:
-        self.times.end[position] = self.now
+        self.listener.token(position, self.now, True)
         self.policy.finish(position, self.now)
         self.notices.append(self.now + self.config.finish_notice_s)
-        self.left -= 1
+        del self.requests[position]
 
     # -- reports of tokens to the policy -----------------------------------------------------
 
@@ -267,13 +248,13 @@ class ServingLoop:
 
     def _select(self) -> list[int]:
         """What the queue gives us that fits: positions, already admitted."""
-        if not self.waiting_prompts:
+        if not self.waiting:
             return []
         self._report()
         batch: list[int] = []
         room = self.config.max_prefill_tokens
-        plan = self._memory_plan()
-        clients = set(self.clients)
+        plan = self.running.plan()
+        clients = set(self.running.clients)
         while (request := self.policy.peek(self.now)) is not None:
             output = self._output(request)
             limit = self._limit(len(clients | {request.client}))
@@ -290,27 +271,15 @@ class ServingLoop:
             clients.add(request.client)
             room -= request.prompt_tokens - cached
             batch.append(_position(request))
-            self.waiting_clients[request.client] -= 1
-            self.waiting_prompts.remove(request.prompt_tokens)
-            self.waiting_outputs.remove(output)
+            self.waiting.remove(_position(request))
         if batch:
-            self.plan = None
+            self.running.forget_plan()
         else:
             self._plan_to_ask(refused=request)
         return batch
 
     def _cached(self, request: Request) -> int:
         return 0 if self.cache is None else self.cache.cached_tokens(request)
-
-    def _memory_plan(self) -> MemoryPlan:
-        """The plan of the running batch, in which nobody waits for its last token any more."""
-        if self.plan is None:
-            running = self.running
-            self.plan = MemoryPlan(
-                (end - 1, len(who), sum([running[i] for i in who]))
-                for end, who in self.ends.items()
-            )
-        return self.plan
 
     def _limit(self, clients: int) -> int:
         return self.config.memory_tokens - self.config.adapter_tokens * clients
@@ -323,22 +292,21 @@ class ServingLoop:
         hears of no tokens stays with the request that was `refused` until something else happens.
         """
         self.by_head = refused is not None and not self.charges
-        if not self.waiting_prompts or len(self.running) >= self.config.max_batch:
+        if not self.waiting or len(self.running) >= self.config.max_batch:
             self.ask_at = inf
             return
-        prompt, output = self.waiting_prompts.least, self.waiting_outputs.least
-        clients = len(self.clients)
+        prompt, output = self.waiting.prompts.least, self.waiting.outputs.least
+        clients = len(self.running.clients)
         if self.by_head and refused is not None:
             prompt, output = refused.prompt_tokens, self._output(refused)
-            clients += refused.client not in self.clients
-        need = self._memory_plan().need_with(self.step + output - 1, prompt + 1 - self.step)
+            clients += refused.client not in self.running.clients
+        need = self.running.plan().need_with(self.step + output - 1, prompt + 1 - self.step)
         self.ask_at = max(self.earliest_ask, self.step + max(0, need - self._limit(clients) + 1))
 
-    def _wait(self, prompt: int, output: int) -> None:
+    def _wait(self, position: int, client: str, prompt: int, output: int) -> None:
         """A request was queued."""
-        shorter = prompt < self.waiting_prompts.least or output < self.waiting_outputs.least
-        self.waiting_prompts.add(prompt)
-        self.waiting_outputs.add(output)
+        shorter = prompt < self.waiting.prompts.least or output < self.waiting.outputs.least
+        self.waiting.add(position, client, prompt, output)
         if shorter or self.by_head:
             self._plan_to_ask()
 
@@ -365,39 +333,75 @@ class ServingLoop:
             return False
         if notice <= arrival:
             self.notices.popleft()
-        else:
-            self._enqueue(self.inbox.popleft()[1])
+        elif (position := self._next_arrival(horizon)) is not None:
+            self._enqueue(position)
         return True
 
     def _enqueue(self, position: int) -> None:
         traced = self.requests[position]
         prompt = self._prompt(position)
-        if not self.waiting_clients[traced.client]:
+        if not self.waiting.clients[traced.client]:
             self._report()  # its counter may be lifted to the others'; otherwise it does not count
         rejection = self.policy.enqueue(
             Request(position, traced.client, prompt, traced.output_len), self.now
         )
         if rejection is None:
-            self.waiting_clients[traced.client] += 1
-            self._wait(prompt, traced.output_len)
+            self._wait(position, traced.client, prompt, traced.output_len)
+            self.listener.accepted(position)
         else:
-            self.times.rejection[position] = rejection.reason
-            self.left -= 1
+            del self.requests[position]
+            self.listener.rejected(position, rejection)
 
-    def _sleep(self) -> None:
+    # -- an idle server ----------------------------------------------------------------------
+
+    def _sleep(self, polls: int) -> None:
+        """Sleep until so many polls have passed since the server fell idle."""
+        self.next_poll = polls
+        self._begin(self.idle_since + polls * self.config.idle_poll_s, self._wake)
+
+    def _doze(self) -> None:
         """Sleep until the poll that finds the next request."""
-        if not self.inbox:
+        self.dozing = True
+        if self.inbox:
+            period, arrival = self.config.idle_poll_s, self.inbox[0][0]
+            polls = max(self.polls + 1, int((arrival - self.idle_since) / period))
+            while self.idle_since + polls * period < arrival:
+                polls += 1
+            self._sleep(polls)
+        elif self.requests:
             raise FairlaneError("the scheduler holds requests but admits none on an idle server")
-        period, arrival = self.config.idle_poll_s, self.inbox[0][0]
-        polls = max(self.polls + 1, int((arrival - self.idle_since) / period))
-        while self.idle_since + polls * period < arrival:
-            polls += 1
-        self._poll(polls - self.polls)
+        else:
+            self._begin(inf, self._wake)
 
-    def _poll(self, polls: int) -> None:
-        """Sleep some polls long; an idle router reads everything that came."""
-        self.polls += polls
-        self.now = self.idle_since + self.polls * self.config.idle_poll_s
+    def _wake(self) -> None:
+        """An idle router reads everything that came."""
+        self.dozing = False
+        self.now, self.polls = self.ends_at, self.next_poll
         self.credit = 1.0
         while self._receive(self.now):
             pass
+
+    # -- requests that come and go -----------------------------------------------------------
+
+    def add(self, position: int, request: TracedRequest) -> None:
+        """As of `Loop`."""
+        super().add(position, request)
+        self.turn -= self.randomness.forget(self.turn)
+        if self.dozing:
+            self._doze()
+
+    def _abort(self, position: int, request: TracedRequest) -> None:
+        if position in self.running:
+            self._report()
+            self.running.remove(position)
+            self._plan_to_ask()
+        elif position in self.waiting:
+            self.waiting.remove(position)
+            self._plan_to_ask()
+        self.policy.finish(position, self.now, Outcome.ABORTED)
+
+    def load(self) -> Load:
+        """As of `Loop`; memory is what is there beside the adapters."""
+        tokens = self.running.context + len(self.running) * self.step
+        used = tokens / max(1, self._limit(len(self.running.clients)))
+        return Load(len(self.running), len(self.waiting), used)

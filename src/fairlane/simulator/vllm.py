@@ -11,31 +11,36 @@ engine is the slower of the two.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy
 from fairlane.simulator.batching import Batch, BatchScheduler
+from fairlane.simulator.loop import Listener, Load, Loop
 from fairlane.simulator.randomness import Randomness
-from fairlane.simulator.serving import Times, VllmConfig
+from fairlane.simulator.serving import VllmConfig
 from fairlane.workloads.trace import TracedRequest
 
 
-class VllmLoop:
-    """One run of the loop over a list of requests. A position in that list is a request's id."""
+class VllmLoop(Loop):
+    """One run of the loop."""
 
     def __init__(
         self,
-        requests: Sequence[TracedRequest],
+        requests: Iterable[TracedRequest],
         policy: Policy[Any],
         config: VllmConfig,
         randomness: Randomness,
+        listener: Listener | None = None,
     ) -> None:
+        """requests, listener: as of `Loop`."""
+        super().__init__(requests, randomness, listener)
         profile = config.profile
         self._latency = profile.latency
         self._scheduler = BatchScheduler(
-            requests,
+            self.requests,
             policy,
             max_seqs=profile.max_num_seqs,
             token_budget=profile.max_num_batched_tokens,
@@ -45,60 +50,78 @@ class VllmLoop:
             weights=config.weights,
         )
         self._depth = 2 if profile.async_scheduling else 1
-        self._random = randomness
-        self._times = Times([None] * len(requests), [None] * len(requests))
-        self._left = len(requests)
-        delays = randomness.delays(len(requests))
-        self._inbox = deque(sorted((r.arrival_s + delays[i], i) for i, r in enumerate(requests)))
         self._under_way: deque[tuple[Batch, float]] = deque()  # with when the GPU is done
+        self._answer_next = False  # the engine's thread waits for the GPU
+        self._idle = False
         self._steps = 0
         self._cold_s = config.first_prefill_delay_s
         self._now = 0.0  # until when the engine's thread is busy, and the others
         self._gpu = 0.0
         self._front_end = 0.0
 
-    def run(self) -> Times:
-        """Serves all requests. Raises FairlaneError where a policy admits nobody for ever."""
-        while self._left:
-            self._receive()
-            batch = self._scheduler.schedule(self._now)
-            if batch.parts:
-                self._launch(batch)
-                if len(self._under_way) < self._depth:
-                    continue
-            if self._under_way:
-                self._take_in(*self._under_way.popleft())
-            elif self._left:
-                self._wait()
-        return self._times
+    @property
+    def due(self) -> float:
+        """As of `Loop`: when the engine's thread is free and has something to do."""
+        if self._answer_next:
+            return max(self._now, self._under_way[0][1])
+        if self._idle:
+            return max(self._now, self.inbox[0][0]) if self.inbox else inf
+        return self._now
+
+    def advance(self) -> None:
+        """As of `Loop`: take in an answer, or what has arrived and launch a step."""
+        if self._answer_next:
+            self._take_in(*self._under_way.popleft())
+            self._answer_next = False
+            return
+        if self._idle and self.inbox:
+            self._now = self.due
+        self._receive()
+        batch = self._scheduler.schedule(self._now)
+        if batch.parts:
+            self._launch(batch)
+        full = len(self._under_way) >= self._depth
+        self._answer_next = bool(self._under_way) and (full or not batch.parts)
+        self._idle = not self._under_way
+        if self._idle and self.requests and not self.inbox:
+            raise FairlaneError("the scheduler holds requests but admits none on an idle server")
+
+    def add(self, position: int, request: TracedRequest) -> None:
+        """As of `Loop`."""
+        super().add(position, request)
+        self._steps -= self.randomness.forget(self._steps)
+
+    def _abort(self, position: int, request: TracedRequest) -> None:
+        self._scheduler.abort(position, self._now)
+
+    def load(self) -> Load:
+        """As of `Loop`; memory is handed out in blocks."""
+        scheduler = self._scheduler
+        used = 1 - scheduler.free_blocks / scheduler.blocks
+        return Load(len(scheduler.running), scheduler.waiting, used, scheduler.preemptions)
 
     # -- the engine's thread -----------------------------------------------------------------
 
     def _receive(self) -> None:
         """Take in what has arrived."""
-        while self._inbox and self._inbox[0][0] <= self._now:
-            position = self._inbox.popleft()[1]
+        while (position := self._next_arrival(self._now)) is not None:
             rejection = self._scheduler.add(position, self._now)
-            if rejection is not None:
-                self._times.rejection[position] = rejection.reason
-                self._left -= 1
-
-    def _wait(self) -> None:
-        """Nothing to do until the next request arrives."""
-        if not self._inbox:
-            raise FairlaneError("the scheduler holds requests but admits none on an idle server")
-        self._now = max(self._now, self._inbox[0][0])
+            if rejection is None:
+                self.listener.accepted(position)
+            else:
+                del self.requests[position]
+                self.listener.rejected(position, rejection)
 
     def _launch(self, batch: Batch) -> None:
         """Prepare a step and queue it on the GPU."""
         size, latency = batch.size(), self._latency
-        self._random.grow(self._steps + 1)
+        self.randomness.grow(self._steps + 1)
         self._now += latency.schedule(size)
         if size.prefill and self._cold_s:
             self._now, self._cold_s = self._now + self._cold_s, 0.0
         begin = max(self._gpu, self._now)
-        self._now += latency.launch(size, self._random.luck[self._steps])
-        end = begin + latency.gpu(size) * self._random.factors[self._steps]
+        self._now += latency.launch(size, self.randomness.luck[self._steps])
+        end = begin + latency.gpu(size) * self.randomness.factors[self._steps]
         self._gpu = max(end, self._now)
         self._steps += 1
         self._under_way.append((batch, self._gpu))
@@ -108,20 +131,17 @@ class VllmLoop:
         self._now = max(self._now, answered)
         given, ended = self._scheduler.update(batch, self._now)
         self._now += self._latency.update(len(batch.parts))
-        self._left -= len(ended)
+        for position in ended:
+            del self.requests[position]
         self._hand_out(given, set(ended))
 
     # -- the API server ----------------------------------------------------------------------
 
     def _hand_out(self, given: list[int], ended: set[int]) -> None:
         """Send tokens to their clients, one after the other."""
-        latency = self._latency
+        latency, token = self._latency, self.listener.token
         at = max(self._front_end, self._now)
-        first, end = self._times.first_token, self._times.end
         for position in given:
             at += latency.hand_out_s
-            if first[position] is None:
-                first[position] = at + latency.reply_s
-            if position in ended:
-                end[position] = at + latency.reply_s
+            token(position, at + latency.reply_s, position in ended)
         self._front_end = at
