@@ -28,6 +28,7 @@ NOT_RUN = (
     "cd ",
     "fairlane bench ",
     "fairlane serve ",
+    "fairlane simulated-engine",
     "fairlane top ",
     "python -m tools.server_modes ",
     "git clone ",

@@ -22,6 +22,7 @@ from fairlane.cli import (
     reproduce,
     serve,
     simulate,
+    simulated_engine,
     tenants,
     top,
     trace,
@@ -46,6 +47,7 @@ app.command("suites")(lists.suites)
 app.command("profiles")(lists.profiles)
 app.command("simulate")(simulate.simulate)
 app.command("bench")(bench.bench)
+app.command("simulated-engine")(simulated_engine.simulated_engine)
 app.command("serve", context_settings=serve.VLLM_OPTIONS)(serve.serve)
 app.add_typer(tenants.app, name="tenants")
 app.command("top")(top.top)

@@ -38,7 +38,7 @@ FORGED_HEADERS = {
     "X-Forwarded-For": "127.0.0.1",
     "X-Forwarded-User": "bob",
 }
-SAY = [{"role": "user", "content": "w1 w2"}]
+SAY: Any = [{"role": "user", "content": "w1 w2"}]
 AB = {"a": None, "b": None}
 BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/completions": [
