@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fairlane.cli import main
-from fairlane.engines.tenant_file import read_tenants
-from fairlane.engines.tenants import Limits, Role, new_key
+from fairlane.door.tenant_file import read_tenants
+from fairlane.door.tenants import Limits, Role, new_key
 from tests.engines.identity.site import Engine, Town, running
 
 

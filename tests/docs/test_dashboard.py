@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fairlane.engines.vllm.telemetry import render
+from fairlane.door.telemetry import render
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = re.compile(r"fairlane_[a-z_]+")

@@ -11,7 +11,7 @@ import typer
 from fairlane.cli.output import Json, format_number, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from fairlane.engines.tenants import Tenant
+    from fairlane.door.tenants import Tenant
 
 app = typer.Typer(
     help="Tenants of a server: API keys, weights, groups, limits.",
@@ -54,7 +54,7 @@ def add(
     fairlane tenants add acme --no-key
     fairlane tenants add bob --parent acme
     """
-    from fairlane.engines.tenant_admin import Settings, add_tenant
+    from fairlane.door.tenant_admin import Settings, add_tenant
 
     settings = Settings(
         weight=weight,
@@ -81,7 +81,7 @@ def list_(file: File = _FILE, json: Json = False) -> None:
     \b
     fairlane tenants list
     """
-    from fairlane.engines.tenant_file import read_tenants
+    from fairlane.door.tenant_file import read_tenants
 
     tenants = read_tenants(file)
     if json:
@@ -103,7 +103,7 @@ def revoke(
     fairlane tenants revoke alice
     fairlane tenants revoke 3f9a1c20b7
     """
-    from fairlane.engines.tenant_admin import revoke as revoke_it
+    from fairlane.door.tenant_admin import revoke as revoke_it
 
     say(f"revoked {revoke_it(file, name)}")
 
@@ -122,8 +122,8 @@ def check(
     \b
     fairlane tenants check
     """
-    from fairlane.engines.tenant_admin import whose
-    from fairlane.engines.tenant_file import read_tenants
+    from fairlane.door.tenant_admin import whose
+    from fairlane.door.tenant_file import read_tenants
     from fairlane.engines.vllm.config import FairlaneConfig
 
     tenants = read_tenants(file)

@@ -12,7 +12,7 @@ from fairlane.cli.output import Json, format_number, print_json, print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fairlane.engines.watch import Row, View
+    from fairlane.door.watch import Row, View
 
 _COLUMNS = (
     "client ", "share", "entitled", "queued", "running", "in tok/s", "out tok/s", "wait (s)",
@@ -35,7 +35,7 @@ def top(
     fairlane top http://localhost:8000
     FAIRLANE_KEY=fl-... fairlane top https://llm.example.com --once --json
     """
-    from fairlane.engines.watch import Watch, views
+    from fairlane.door.watch import Watch, views
 
     watch = Watch(url, os.environ.get("FAIRLANE_KEY"))
     if json or once or not sys.stdout.isatty():

@@ -17,10 +17,10 @@ from typing import Any
 
 import uvicorn
 
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import Limits, Role, Tenant, hash_key, new_key
-from fairlane.engines.vllm.access import Access
-from fairlane.engines.vllm.answers import Message, Receive, Scope, Send
+from fairlane.door.access import Access
+from fairlane.door.answers import Message, Receive, Scope, Send
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import Limits, Role, Tenant, hash_key, new_key
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
 from tests.processes import PATIENCE_S

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.tenants import Limits, Role
+from fairlane.door.tenants import Limits, Role
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends
 from tests.engines.identity.site import Town

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fairlane.engines.tenants import Tenant, Tenants, hash_key, new_key
+from fairlane.door.tenants import Tenant, Tenants, hash_key, new_key
 from fairlane.engines.vllm.routes import Audience, audience, route_path
 from tests.engines.identity.site import Server, Town, running
 from tests.processes import PATIENCE_S
@@ -111,7 +111,7 @@ def test_two_thousand_wrong_keys_leave_no_trace_in_memory(town: Town) -> None:
             answer.read()
             assert answer.status == 401
         connection.close()
-        admission = server.identity._admission
+        admission = server.identity._door.admission
         assert len(admission.rates) == len(admission.waiting) == len(admission.rejected) == 0
 
 

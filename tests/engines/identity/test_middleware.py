@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
-from fairlane.engines.tenants import Role, new_key
-from fairlane.engines.vllm.access import Access
+from fairlane.door.access import Access
+from fairlane.door.tenants import Role, new_key
 from fairlane.engines.vllm.middleware import _cached_part
 from tests.engines.identity.site import CLIENT_KEY, Engine, Server, Town, running
 from tests.processes import PATIENCE_S
@@ -539,7 +539,7 @@ def test_more_than_max_running_wait_and_more_than_max_queued_are_turned_away(tow
     engine.held = asyncio.Event()
     with running(town.access(), engine) as server:
         with senders(server, key, 3) as answers:
-            admission = server.identity._admission
+            admission = server.identity._door.admission
             until(lambda: admission.waiting.get("small") == 3)
             until(lambda: len(engine.clients) == 2)
             status, headers, _ = server.send(key)
@@ -549,7 +549,7 @@ def test_more_than_max_running_wait_and_more_than_max_queued_are_turned_away(tow
         assert answers == [200, 200, 200]
         assert engine.clients.count("small") == 3
         assert admission.waiting == {}
-        assert server.identity._turns.inside("small") == 0
+        assert server.identity._door.turns.inside("small") == 0
 
 
 def test_keys_limits_and_weights_change_without_a_restart(town: Town) -> None:
@@ -661,7 +661,7 @@ def test_servers_of_one_engine_have_a_part_of_each_limit(town: Town) -> None:
     engine.held = asyncio.Event()
     with running(town.access(), engine) as server:
         with senders(server, key, 2) as answers:
-            until(lambda: server.identity._admission.waiting.get("small") == 2)
+            until(lambda: server.identity._door.admission.waiting.get("small") == 2)
             assert server.send(key)[0] == 429  # max_queued
             assert len(engine.clients) == 1  # max_running
             engine.held._loop.call_soon_threadsafe(engine.held.set)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fairlane.engines.vllm.answers import Message, Receive, Scope, Send
+from fairlane.door.answers import Message, Receive, Scope, Send
 from fairlane.engines.vllm.middleware import Identity
 from tests.engines.identity.site import Engine, Town
 
@@ -87,8 +87,8 @@ def test_all_requests_of_a_connection_are_of_its_keys_holder(town: Town) -> None
     headers = {"authorization": f"Bearer {town.keys['alice']}", "x-fairlane-client": "bob"}
     sent, identity = talk(town, headers, ["one", "two", "three"])
     assert [message.get("text") for message in sent] == [None, "alice", "alice", "alice"]
-    assert identity._admission.waiting == {}
-    assert identity._turns.inside("alice") == 0
+    assert identity._door.admission.waiting == {}
+    assert identity._door.turns.inside("alice") == 0
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
@@ -109,5 +109,5 @@ def test_a_connection_counts_as_one_request_of_a_limit(town: Town) -> None:
     key = town.add("small", requests_per_minute=1)
     sent, identity = talk(town, {"authorization": f"Bearer {key}"}, ["one", "two"])
     assert [message.get("text") for message in sent] == [None, "small", "small"]
-    left = identity._admission.rates.headers("small", identity._clock())
+    left = identity._door.admission.rates.headers("small", identity._door.clock())
     assert left["x-ratelimit-remaining-requests"] == "0"

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from fairlane.core.cost import LinearCost, QuadraticCost
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import Tenant
-from fairlane.engines.vllm.config import ConfigError, FairlaneConfig
+from fairlane.door.config import ConfigError
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import Tenant
+from fairlane.engines.vllm.config import FairlaneConfig
 
 
 def read(tmp_path: Path, text: str) -> FairlaneConfig:

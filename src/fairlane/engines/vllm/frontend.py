@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.admission import Admission, Caller, Refused, Turns
+from fairlane.door.admission import Admission, Caller, Refused, Turns
 from fairlane.engines.vllm.clients import label
 from fairlane.engines.vllm.prompts import Prompts
 

@@ -15,34 +15,35 @@ from typing import Any
 
 from fairlane.core.cost import Cost
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.admission import Admission, Caller, Refused, Turns
-from fairlane.engines.tenants import Limits
-from fairlane.engines.vllm.access import Access
-from fairlane.engines.vllm.answers import (
+from fairlane.door.access import Access
+from fairlane.door.admission import Caller, Refused
+from fairlane.door.answers import (
     App,
     Message,
     Receive,
     Scope,
     Send,
-    answer_itself,
     as_headers,
     close_websocket,
     send_json,
     send_refusal,
 )
+from fairlane.door.door import Door
+from fairlane.door.telemetry import Telemetry
 from fairlane.engines.vllm.config import FairlaneConfig
-from fairlane.engines.vllm.credentials import key_in_url
 from fairlane.engines.vllm.frontend import (
     CALLER,
     EngineDoor,
     api_servers,
+    ask_engine,
     refuse_unguarded_front_ends,
     set_weights,
 )
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
-from fairlane.engines.vllm.telemetry import Telemetry
 
 log = logging.getLogger("vllm.fairlane")
+_ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+_PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
 
 class Identity:
@@ -61,25 +62,20 @@ class Identity:
         cached_part: float = 1.0,
     ) -> None:
         self._app = app
-        self._clock = clock
         self._broken = ""
         try:
             refuse_unguarded_front_ends()
             if access is None:
                 config = FairlaneConfig.from_environment()
                 access, cached_part = config.access, _cached_part(config.cost)
-            self._access = access
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
-            self._access = Access()
+            access = Access()
         self._cached_part = cached_part
-        self._tenants = self._access.tenants()
-        self._admission = Admission(self._limits_of)
-        self._turns = Turns(self._most_running)
+        self._door = Door(access, clock, log)
         self._engine: Any = None
-        self._warned = ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._telemetry = Telemetry(self._access, self._admission)
+        self._telemetry = Telemetry(access, self._door.admission, self._ask_schedulers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's start and end."""
@@ -109,14 +105,15 @@ class Identity:
         if self._broken:
             raise FairlaneError(self._broken)
         engine = getattr(scope["app"].state, "engine_client", None)
-        door = EngineDoor(
-            engine, self._admission, self._turns, self._by_adapter, self._clock, self._cached_part
+        door = self._door
+        inside = EngineDoor(
+            engine, door.admission, door.turns, door.by_adapter, door.clock, self._cached_part
         )
-        await set_weights(engine, self._tenants.weights())
-        self._admission.share(api_servers(engine))
-        self._warn()
+        await set_weights(engine, door.tenants.weights())
+        door.admission.share(api_servers(engine))
+        door.warn()
         self._warn_of_routes(scope)
-        door.close_in()
+        inside.close_in()
         self._engine = engine
 
     # -- requests ----------------------------------------------------------------------------
@@ -127,7 +124,7 @@ class Identity:
             self._look_for_changes()
             caller = self._caller(scope)
             if caller is not None and caller.client is not None and _counts(scope):
-                self._admission.arrive(caller, self._clock())
+                self._door.arrive(caller)
         except Refused as refused:
             await self._refuse(scope, receive, send, refused, caller)
             return
@@ -137,22 +134,19 @@ class Identity:
         finally:
             CALLER.reset(token)
             if caller is not None:
-                self._admission.served(caller)
+                self._door.admission.served(caller)
 
     def _caller(self, scope: Scope) -> Caller | None:
         """Who it is; None where nobody is asked. Raises Refused."""
         if self._engine is None:
             raise Refused(503, "not_ready", "The server has not started.")
-        for_whom = audience(route_path(scope), self._access.routes)
+        for_whom = audience(route_path(scope), self._door.access.routes)
         if for_whom is Audience.EVERYONE or scope.get("method") == "OPTIONS":
             return None
-        if key_in_url(scope["query_string"], self._tenants):
-            scope["query_string"] = b"key=removed"  # the access log would show it
-            raise Refused(401, "key_in_url", "A key in a URL is in logs: revoke it, use a header.")
         try:
-            caller = self._access.rules.identify(scope["headers"], self._tenants)
-        except Refused:
-            if for_whom is Audience.METRICS:
+            caller = self._door.identify(scope)
+        except Refused as refused:
+            if for_whom is Audience.METRICS and refused.code != "key_in_url":
                 return None
             raise
         if for_whom is Audience.OPERATORS and not caller.operator:
@@ -168,9 +162,11 @@ class Identity:
     ) -> None:
         path = route_path(scope)
         if scope["type"] == "http" and audience(path) is Audience.METRICS:
-            await self._telemetry.metrics(self._app, scope, receive, send, self._engine, caller)
+            text = await self._telemetry.metrics(caller) if scope.get("method") == "GET" else b""
+            plain = [header for header in scope["headers"] if header[0] not in _PLAIN]
+            await self._app({**scope, "headers": plain}, receive, _appending(send, text))
         elif scope["type"] == "http" and path == "/fairlane/tenants" and caller is not None:
-            seen = await self._telemetry.tenants(self._engine, caller, self._tenants)
+            seen = await self._telemetry.tenants(caller, self._door.tenants)
             await answer_itself(partial(_as_json, seen), scope, receive, send)
         elif caller is None:
             await self._app(scope, receive, send)
@@ -184,7 +180,7 @@ class Identity:
         async def answering(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start":
-                headers = self._rate_headers(caller)
+                headers = self._door.rate_headers(caller)
                 if caller.refused is not None:
                     replaced = True
                     refusing = partial(_refusal, caller.refused, headers)
@@ -202,49 +198,24 @@ class Identity:
         if scope["type"] == "websocket":
             await close_websocket(receive, send, refused)
         else:
-            headers = {} if caller is None else self._rate_headers(caller)
+            headers = self._door.rate_headers(caller)
             await answer_itself(partial(_refusal, refused, headers), scope, receive, send)
 
-    def _rate_headers(self, caller: Caller) -> dict[str, str]:
-        if caller.client is None:
-            return {}
-        return self._admission.rates.headers(caller.client, self._clock())
+    async def _ask_schedulers(self) -> list[Any]:
+        return await ask_engine(self._engine, "fairlane_snapshot", timeout_s=_ANSWER_S)
 
     # -- tenants -----------------------------------------------------------------------------
 
-    def _by_adapter(self, adapter: str | None) -> str:
-        return self._access.rules.by_adapter(adapter, self._tenants)
-
-    def _limits_of(self, path: str) -> Limits | None:
-        known = self._tenants.limits(path)
-        return self._access.limits if known is None else known
-
-    def _most_running(self, path: str) -> int | None:
-        limits = self._limits_of(path)
-        return None if limits is None else self._admission.part(limits.max_running)
-
     def _look_for_changes(self) -> None:
-        """Take up a changed file of tenants: keys and limits at once, weights without waiting."""
-        before, tenants = self._tenants, self._access.tenants()
-        if tenants is before:
-            return
-        self._tenants = tenants
-        self._warn()
-        self._turns.limits_changed()
-        self._admission.rates.limits_changed(self._clock())
-        weights = dict.fromkeys(before.weights(), 1.0) | tenants.weights()
-        task = asyncio.get_running_loop().create_task(self._tell_weights(weights))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _warn(self) -> None:
-        """Say what has no effect, once for as long as it has none."""
-        before, self._warned = self._warned, self._access.warning
-        if self._warned not in ("", before):
-            log.warning("%s", self._warned)
+        """Take up a changed file of tenants: schedulers are told of weights, without waiting."""
+        weights = self._door.look_for_changes()
+        if weights is not None:
+            task = asyncio.get_running_loop().create_task(self._tell_weights(weights))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _warn_of_routes(self, scope: Scope) -> None:
-        for path in sorted(self._access.routes):
+        for path in sorted(self._door.access.routes):
             asked = {**scope, "path": path, "method": "POST", "headers": [], "query_string": b""}
             if not any(exists({**asked, "type": kind}) for kind in ("http", "websocket")):
                 log.warning("[identity] routes: this server has no route %r", path)
@@ -254,6 +225,18 @@ class Identity:
             await set_weights(self._engine, weights)
         except FairlaneError as error:
             log.error("the new weights are not in force: %s", error)
+
+
+async def answer_itself(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let `app` answer in the server's place, through the server's own CORS layer if it has one.
+
+    The middleware stands before that layer (Starlette's), and a browser shows its page no answer
+    that lacks the layer's headers.
+    """
+    for kind, arguments, options in reversed(getattr(scope.get("app"), "user_middleware", ())):
+        if any(base.__name__ == "CORSMiddleware" for base in getattr(kind, "__mro__", ())):
+            app = kind(app, *arguments, **options)
+    await app(scope, receive, send)
 
 
 async def _refusal(
@@ -276,3 +259,17 @@ def _cached_part(cost: Cost) -> float:
 def _counts(scope: Scope) -> bool:
     """Whether a request counts against limits: those that ask for work do."""
     return scope["type"] == "websocket" or scope.get("method") == "POST"
+
+
+def _appending(send: Send, text: bytes) -> Send:
+    """`send` that puts `text` after the body."""
+
+    async def appending(message: Message) -> None:
+        if message["type"] == "http.response.start" and text:
+            headers = [h for h in message["headers"] if h[0].lower() != b"content-length"]
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body" and text and not message.get("more_body"):
+            message = {**message, "body": message.get("body", b"") + text}
+        await send(message)
+
+    return appending

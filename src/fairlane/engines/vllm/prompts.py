@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
-from fairlane.engines.limits import RateLimits
+from fairlane.door.limits import RateLimits
 
 log = logging.getLogger("vllm.fairlane")
 AskScheduler = Callable[[list[str]], Awaitable[list[list[str] | None]]]

@@ -16,8 +16,8 @@ from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.preemption import put_last_who_holds_most
 from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request
-from fairlane.engines.vllm.access import ANONYMOUS
-from fairlane.engines.vllm.books import Books
+from fairlane.door.access import ANONYMOUS
+from fairlane.door.books import Books
 from fairlane.engines.vllm.clients import client_of
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from fairlane.engines.vllm.books import POLICY_ERROR, Books
+from fairlane.door.books import POLICY_ERROR, Books
 from fairlane.engines.vllm.private import (
     RequestQueue,
     adapter,

@@ -19,8 +19,8 @@ from typing import Any
 
 from engine import MODEL
 
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import Tenant, Tenants
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import Tenant, Tenants
 from tests.processes import STANDSTILL_S, size, wait_until
 
 _PR_SET_PDEATHSIG = 1

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from serving import CONTENDED, Server, Streamed, as_http, guarded, running, write_model
 
-from fairlane.engines.tenants import Tenant, hash_key, new_key
+from fairlane.door.tenants import Tenant, hash_key, new_key
 
 NAMES = ("alice", "bob", "carol", "dave", "flood", "light")
 KEYS = {name: new_key() for name in NAMES}

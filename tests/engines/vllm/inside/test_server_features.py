@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from serving import CONTENDED, Server, guarded, write_model
 
-from fairlane.engines.tenants import Role, Tenant, hash_key, new_key
+from fairlane.door.tenants import Role, Tenant, hash_key, new_key
 from fairlane.engines.vllm.adapters import write_adapter
 from tests.processes import wait_until
 

@@ -12,8 +12,8 @@ import openai
 import pytest
 from serving import PLUGIN, Server, running, write_model
 
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
 from tests.processes import wait_until
 
 KEYS = {name: new_key() for name in ("alice", "bob", "gate", "root", "small", "one")}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from serving import CONTENDED, PLUGIN, Server, running, wait_until, write_model
 
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
 
 KEYS = {name: new_key() for name in ("alice", "small", "one", "root")}
 PAGE = "https://page.example"

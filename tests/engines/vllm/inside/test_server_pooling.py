@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from serving import Server, guarded, write_model
 
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import Limits, Role, Tenant, hash_key, new_key
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import Limits, Role, Tenant, hash_key, new_key
 
 KEYS = {name: new_key() for name in ("alice", "bob", "root", "small")}
 FORGED: dict[str, Any] = {

@@ -16,7 +16,7 @@ import pytest
 import serving
 from serving import CONTENDED, Server, guarded, write_model
 
-from fairlane.engines.tenants import Role, Tenant, hash_key, new_key
+from fairlane.door.tenants import Role, Tenant, hash_key, new_key
 from tests.processes import STANDSTILL_S, wait_until
 
 KEYS = {name: new_key() for name in ("alice", "bob", "root")}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fairlane.engines.vllm.telemetry import merge, render
+from fairlane.door.telemetry import merge, render
 
 
 def lines(clients: dict[str, dict[str, object]], top: int = 20, **seen: object) -> list[str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
-from fairlane.engines.tenant_edit import edit, written
-from fairlane.engines.tenants import Key, Limits, Role, Tenant, TenantError, Tenants
+from fairlane.door.tenant_edit import edit, written
+from fairlane.door.tenants import Key, Limits, Role, Tenant, TenantError, Tenants
 from fairlane.files import atomic_write, locked
 
 _LIMITS = tuple(limit.name for limit in fields(Limits))

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from fairlane.engines.admission import Caller, Refused
-from fairlane.engines.tenants import (
+from fairlane.door.admission import Caller, Refused
+from fairlane.door.tenants import (
     MAX_KEY_BYTES,
     MAX_NAME_LENGTH,
     Role,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fairlane.core.types import Rejection
-from fairlane.engines.tenants import Limits
+from fairlane.door.tenants import Limits
 
 MINUTE_S = 60.0
 _ROUNDING = 1e-9

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairlane.engines.tenant_file import change_tenants, read_tenants
-from fairlane.engines.tenants import Key, Limits, Role, Tenant, Tenants
+from fairlane.door.tenant_file import change_tenants, read_tenants
+from fairlane.door.tenants import Key, Limits, Role, Tenant, Tenants
 
 HASHES = [sha256(bytes([i])).hexdigest() for i in range(20)]
 NAMES = ["alice", "bob", "a b", "müller", "x.y", 'q"uote', "end"]

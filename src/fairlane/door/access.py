@@ -25,9 +25,9 @@ from typing import Annotated, Any, TypeVar
 
 from fairlane.core.errors import FairlaneError
 from fairlane.core.options import Range
-from fairlane.engines.tenant_file import TenantStore
-from fairlane.engines.tenants import Limits, Role, TenantError, Tenants, check_name
-from fairlane.engines.vllm.credentials import IdentityRules
+from fairlane.door.credentials import IdentityRules
+from fairlane.door.tenant_file import TenantStore
+from fairlane.door.tenants import Limits, Role, TenantError, Tenants, check_name
 from fairlane.validation import checked
 
 TABLES = ("identity", "limits", "metrics")  # of the file, beside the name of the tenants' file

@@ -6,8 +6,8 @@ from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
 from fairlane.core.fair_queue import FairQueue
 from fairlane.core.types import Outcome, RequestId
-from fairlane.engines.vllm import books as module
-from fairlane.engines.vllm.books import FORGOTTEN, Books
+from fairlane.door import books as module
+from fairlane.door.books import FORGOTTEN, Books
 from tests.driving import req
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fairlane.core.types import Rejection
-from fairlane.engines.limits import RateLimits
-from fairlane.engines.tenants import Limits
+from fairlane.door.limits import RateLimits
+from fairlane.door.tenants import Limits
 
 _MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
 _SENTENCES = {

@@ -1,12 +1,12 @@
-"""What the middleware answers itself, as the clients of OpenAI's API understand it."""
+"""What a server's door answers itself, as the clients of OpenAI's API understand it."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from fairlane.core.types import Rejection
-from fairlane.engines.admission import Refused
-from fairlane.engines.limits import retry_after
+from fairlane.door.admission import Refused
+from fairlane.door.limits import retry_after
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -20,18 +20,6 @@ _POLICY_VIOLATION = 1008  # of a WebSocket
 def as_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Headers as ASGI has them."""
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-async def answer_itself(app: App, scope: Scope, receive: Receive, send: Send) -> None:
-    """Let `app` answer in the server's place, through the server's own CORS layer if it has one.
-
-    The middleware stands before that layer (Starlette's), and a browser shows its page no answer
-    that lacks the layer's headers.
-    """
-    for kind, arguments, options in reversed(getattr(scope.get("app"), "user_middleware", ())):
-        if any(base.__name__ == "CORSMiddleware" for base in getattr(kind, "__mro__", ())):
-            app = kind(app, *arguments, **options)
-    await app(scope, receive, send)
 
 
 async def send_json(

@@ -14,7 +14,7 @@ import tomlkit
 from tomlkit.container import OutOfOrderTableProxy
 from tomlkit.items import AoT, InlineTable, Table, Whitespace
 
-from fairlane.engines.tenants import Key, Role, Tenant
+from fairlane.door.tenants import Key, Role, Tenant
 
 _INLINE = re.compile(r"^\s*tenants\s*=", re.MULTILINE)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fairlane.engines.tenants import (
+from fairlane.door.tenants import (
     Key,
     Limits,
     Tenant,

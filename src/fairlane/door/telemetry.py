@@ -1,6 +1,6 @@
-"""What the server tells of its tenants: /metrics additions and GET /fairlane/tenants.
+"""What a server tells of its tenants: its metrics, and GET /fairlane/tenants.
 
-Both ask the scheduler's process at the time of asking, so every API server gives the same answer.
+Both ask the schedulers at the time of asking, so every API server gives the same answer.
 Metrics are labelled by at most N clients, those served most, and `other` for the rest together.
 Operators see everyone, a client sees itself; everyone sees everyone where that is configured.
 """
@@ -8,24 +8,20 @@ Operators see everyone, a client sees itself; everyone sees everyone where that 
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fairlane.engines.admission import Admission, Caller
-from fairlane.engines.shares import entitlements
-from fairlane.engines.tenants import Tenants
-from fairlane.engines.vllm.access import Access
-from fairlane.engines.vllm.answers import App, Message, Receive, Scope, Send
-from fairlane.engines.vllm.frontend import ask_engine
+from fairlane.door.access import Access
+from fairlane.door.admission import Admission, Caller
+from fairlane.door.shares import entitlements
+from fairlane.door.tenants import Tenants
 
-log = logging.getLogger("vllm.fairlane")
-_ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+log = logging.getLogger(__name__)
 _OTHER = "other"
-_PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
 _COUNTERS = {
     "service": "Service charged, in the unit of the cost function.",
@@ -50,18 +46,21 @@ _OWN_GAUGES = {  # these mean nothing for several clients together
 }
 _RENAMED = {"wait_s": "wait_seconds"}
 Clients = dict[str, dict[str, Any]]
+AskSchedulers = Callable[[], Awaitable[list[dict[str, Any] | None]]]
+"""The snapshots of all schedulers (Books.snapshot). May raise anything."""
 
 
 class Telemetry:
     """Answers for one API server."""
 
-    def __init__(self, access: Access, admission: Admission) -> None:
+    def __init__(self, access: Access, admission: Admission, ask: AskSchedulers) -> None:
         self._access = access
         self._admission = admission
+        self._schedulers = ask
 
-    async def tenants(self, engine: Any, caller: Caller, tenants: Tenants) -> dict[str, Any]:
+    async def tenants(self, caller: Caller, tenants: Tenants) -> dict[str, Any]:
         """GET /fairlane/tenants: everyone for operators, else the caller alone."""
-        seen = await self._ask(engine)
+        seen = await self._ask()
         clients = self._clients(seen)
         everyone = caller.operator or self._access.public
         for path, client in clients.items():
@@ -75,28 +74,17 @@ class Telemetry:
             seen["problem"] = seen.get("problem") or self._access.problem or None
         return {**seen, "clients": clients}
 
-    async def metrics(
-        self,
-        app: App,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        engine: Any,
-        caller: Caller | None,
-    ) -> None:
-        """The server's own /metrics, and ours after them for those who may see them."""
-        plain = [header for header in scope["headers"] if header[0] not in _PLAIN]
-        may_see = self._access.public or (caller is not None and caller.operator)
-        text = b""
-        if may_see and scope.get("method") == "GET":
-            seen = await self._ask(engine)
-            text = render(self._clients(seen), seen, self._access.top, self._access.problem)
-        await app({**scope, "headers": plain}, receive, _appending(send, text))
+    async def metrics(self, caller: Caller | None) -> bytes:
+        """The metrics in Prometheus' text format; nothing for those who may not see them."""
+        if not self._access.public and (caller is None or not caller.operator):
+            return b""
+        seen = await self._ask()
+        return render(self._clients(seen), seen, self._access.top, self._access.problem)
 
-    async def _ask(self, engine: Any) -> dict[str, Any]:
+    async def _ask(self) -> dict[str, Any]:
         """The schedulers' snapshots as one; one that says what is wrong if they do not answer."""
         try:
-            found = await ask_engine(engine, "fairlane_snapshot", timeout_s=_ANSWER_S)
+            found = await self._schedulers()
         except Exception as error:
             problem = f"the scheduler did not answer: {type(error).__name__}"
             log.warning("%s", problem)
@@ -222,17 +210,3 @@ def _server(clients: Clients, seen: Mapping[str, Any], problem: str) -> Iterator
 def _printable(label: str) -> str:
     """A label without surrogates, and without line ends that split it for some who read lines."""
     return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in label)
-
-
-def _appending(send: Send, text: bytes) -> Send:
-    """`send` that puts `text` after the body."""
-
-    async def appending(message: Message) -> None:
-        if message["type"] == "http.response.start" and text:
-            headers = [h for h in message["headers"] if h[0].lower() != b"content-length"]
-            message = {**message, "headers": headers}
-        elif message["type"] == "http.response.body" and text and not message.get("more_body"):
-            message = {**message, "body": message.get("body", b"") + text}
-        await send(message)
-
-    return appending

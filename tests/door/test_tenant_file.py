@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.tenant_file import TenantStore, change_tenants, read_tenants
-from fairlane.engines.tenants import Key, Limits, Role, Tenant, Tenants, hash_key, new_key
+from fairlane.door.tenant_file import TenantStore, change_tenants, read_tenants
+from fairlane.door.tenants import Key, Limits, Role, Tenant, Tenants, hash_key, new_key
 
 
 @pytest.fixture

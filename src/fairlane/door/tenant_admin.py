@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fairlane.core.errors import UnknownNameError
-from fairlane.engines.tenant_file import change_tenants
-from fairlane.engines.tenants import (
+from fairlane.door.tenant_file import change_tenants
+from fairlane.door.tenants import (
     Key,
     Limits,
     Role,

@@ -1,6 +1,6 @@
 """Entitlements by hand."""
 
-from fairlane.engines.shares import entitlements
+from fairlane.door.shares import entitlements
 
 
 def test_equal_clients_share_equally() -> None:

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from fairlane.engines.admission import Admission, Caller, Refused, Turns
-from fairlane.engines.tenants import Limits
+from fairlane.door.admission import Admission, Caller, Refused, Turns
+from fairlane.door.tenants import Limits
 
 
 def test_waiting_requests_are_limited_until_they_are_served_or_gone() -> None:

@@ -1,6 +1,6 @@
 """What happened between two looks at a server."""
 
-from fairlane.engines.watch import compare
+from fairlane.door.watch import compare
 
 
 def test_shares_and_rates_are_of_the_time_in_between() -> None:

@@ -24,7 +24,7 @@ from pydantic import Field, Strict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from fairlane.core.errors import FairlaneError
-from fairlane.engines.guessing import LEAST_BITS, SHORTEST, looks_thought_up, too_short
+from fairlane.door.guessing import LEAST_BITS, SHORTEST, looks_thought_up, too_short
 
 KEY_PREFIX = "fl-"
 MAX_KEY_BYTES = 512  # a longer one is not hashed at all

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fairlane.core.types import Rejection
-from fairlane.engines.limits import RateLimits, duration, retry_after
-from fairlane.engines.tenants import Limits
+from fairlane.door.limits import RateLimits, duration, retry_after
+from fairlane.door.tenants import Limits
 
 
 def rates(**limits: Limits) -> RateLimits:

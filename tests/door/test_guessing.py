@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fairlane.engines.tenants import TenantError, hash_key
+from fairlane.door.tenants import TenantError, hash_key
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 NANOID = "useandom-26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict"

@@ -1,0 +1,190 @@
+"""The configuration of a server that schedules fairly: one TOML file.
+
+    [scheduler]
+    name = "vtc"            # any of `fairlane schedulers`; further keys are its options
+    groups = false          # clients' names are paths: "acme/eng/alice"
+
+    [prices]                # of a token; or cost = "quadratic" and its coefficients
+    input = 1.0
+    output = 2.0
+    cached = 0.1            # an input token that the prefix cache held
+
+    [weights]
+    alice = 2.0
+
+What access.py describes (tenants, identity, limits, metrics) is in the same file, and what a host
+adds. Every mistake is one line that names file, section and key.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from fairlane.core.cost import LinearCost, QuadraticCost
+from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.core.fair_queue import split_path
+from fairlane.core.options import Weight
+from fairlane.core.policy import Policy
+from fairlane.door.access import TABLES as ACCESS_TABLES
+from fairlane.door.access import Access, table
+from fairlane.policies.registry import get_policy
+from fairlane.validation import checked
+
+T = TypeVar("T")
+CACHED_PRICE = 0.1
+# Options of schedulers that only a program can give.
+_NOT_IN_A_FILE = frozenset({"cost", "gates", "path_of", "predictor", "uniform", "weights"})
+_LINEAR = {"input": "input_price", "output": "output_price", "cached": "cached_price"}
+_QUADRATIC = {
+    "cached" if price.name == "cached_price" else price.name: price.name
+    for price in fields(QuadraticCost)
+}
+_ENGINES_ORDER = "fcfs"  # taken to compare with: what it does not know is said, and not refused
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """[weights], as it is written."""
+
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+
+
+class ConfigError(FairlaneError):
+    """A configuration that cannot be used, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """[scheduler]: see the module. A host may add keys of its own."""
+
+    name: str = "vtc"
+    groups: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        spec = get_policy(self.name)
+        if "true_length" in spec.options:
+            raise FairlaneError(
+                f"{self.name} needs true output lengths, which no server knows; take vtc-predict"
+            )
+        if "cached_tokens" in spec.options:
+            raise FairlaneError(
+                f"{self.name} needs to see the prefix cache, which no engine shows it yet, and "
+                "would serve in order of arrival; take vtc"
+            )
+        if self.groups and "path_of" not in spec.options:
+            raise FairlaneError(f"groups: {self.name} knows no groups; remove it")
+
+    @classmethod
+    def parse(cls, written: Mapping[str, Any]) -> Self:
+        """From the table: its own keys, and those of the scheduler that it names."""
+        own = [f.name for f in fields(cls) if f.name != "options"]
+        given = checked(cls, {k: v for k, v in written.items() if k in own})
+        spec = get_policy(given.get("name", cls().name))
+        takes = spec.options - _NOT_IN_A_FILE
+        options = {key: value for key, value in written.items() if key not in own}
+        for key in options:
+            if key not in takes:
+                raise UnknownNameError("key", key, [*own, *takes])
+        return cls(**given, options=spec.check(options))
+
+    def policy(self, **shared: Any) -> Policy[Any]:
+        """A fresh policy; of `shared` it gets what it takes."""
+        spec = get_policy(self.name)
+        taken = {name: value for name, value in shared.items() if name in spec.options}
+        return spec.create(**taken, **self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
+
+    SECTIONS: ClassVar[tuple[str, ...]] = ("scheduler", "prices", "weights", *ACCESS_TABLES)
+    scheduler: Scheduling = field(default_factory=Scheduling)
+    cost: LinearCost | QuadraticCost = field(
+        default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
+    )
+    weights: Mapping[str, float] = field(default_factory=dict)
+    access: Access = field(default_factory=Access)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read and check a file. Raises ConfigError."""
+        try:
+            document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ConfigError(f"{path}: cannot be read ({reason})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        try:
+            return cls.parse(document, Path(path).parent)
+        except (FairlaneError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], folder: Path) -> Self:
+        """From the parsed file; names of files are relative to `folder`. Raises FairlaneError."""
+        for name in document:
+            if name not in (*cls.SECTIONS, "tenants"):
+                known = ", ".join(f"[{section}]" for section in cls.SECTIONS)
+                raise FairlaneError(f"unknown section [{name}]; known: {known}, and tenants")
+        scheduler = read_table(document, "scheduler", cls._scheduling().parse)
+        written = {name: document[name] for name in ("weights",) if name in document}
+        weights = checked(_Weights, written).get("weights", {})
+        weightless = "" if scheduler.policy().has_weights else get_policy(scheduler.name).name
+        access = Access.parse(document, folder, weights=weights, weightless=weightless)
+        if weightless not in ("", _ENGINES_ORDER) and access.weighted():
+            raise FairlaneError(
+                f"[scheduler] name: {weightless} has no weights, but {access.weighted()} has one; "
+                "take vtc or drr, or give everyone the weight 1"
+            )
+        cost = read_table(document, "prices", _prices)
+        config = cls(scheduler, cost, weights, access, **cls._more(document, folder))
+        config.policy()
+        return config
+
+    def policy(self, **more: Any) -> Policy[Any]:
+        """A fresh policy. One that takes no prices (fcfs) is audited and reported by them."""
+        path_of = split_path if self.scheduler.groups else None
+        return self.scheduler.policy(cost=self.cost, weights=self.weights, path_of=path_of, **more)
+
+    @classmethod
+    def _scheduling(cls) -> type[Scheduling]:
+        """What [scheduler] is read as."""
+        return Scheduling
+
+    @classmethod
+    def _more(cls, document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+        """What a host adds, by field."""
+        return {}
+
+
+def read_table(
+    document: Mapping[str, Any], name: str, parse: Callable[[Mapping[str, Any]], T]
+) -> T:
+    """What `parse` makes of a table. Raises FairlaneError that names the table."""
+    try:
+        return parse(table(document, name))
+    except FairlaneError as error:
+        raise FairlaneError(f"[{name}] {error}") from None
+
+
+def _prices(written: Mapping[str, Any]) -> LinearCost | QuadraticCost:
+    kind = written.get("cost", "linear")
+    prices = {key: value for key, value in written.items() if key != "cost"}
+    if kind == "quadratic":
+        quadratic = QuadraticCost(**checked(QuadraticCost, prices, names=_QUADRATIC, what="key"))
+        if not quadratic(1, 1):
+            raise FairlaneError("prices must not all be 0: nobody would be charged")
+        return quadratic
+    if kind != "linear":
+        raise FairlaneError(f'cost must be "linear" or "quadratic", not {kind!r}')
+    given = checked(LinearCost, prices, names=_LINEAR, what="key")
+    linear = LinearCost(**({"cached_price": CACHED_PRICE} | given))
+    if not linear(1, 1):
+        raise FairlaneError("input and output must not both be 0: nobody would be charged")
+    return linear
