@@ -118,6 +118,7 @@ def test_every_option_of_every_policy_refuses_what_it_cannot_mean(name: str) -> 
         ("vtc", {"max_idle": 0}),
         ("vtc-predict", {"max_advance": math.nan}),
         ("drr", {"quantum": math.inf}),
+        ("drr", {"quantum": 1e-320}),
         ("dlpm", {"cached_tokens": 100}),
         ("lpm", {"cached_tokens": 100}),
     ],

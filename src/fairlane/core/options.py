@@ -1,6 +1,6 @@
 """Ranges of options, declared once, beside their types.
 
-    def drr(*, quantum: Positive = 500.0) -> ...
+    def rpm(*, window_s: Positive = 60.0) -> ...
 
 A constructor holds its own numbers against them (`Range.check`). Whatever comes from outside, such
 as a file, is checked together with its type by fairlane.validation; pydantic, which does that,
@@ -60,6 +60,7 @@ ABOVE_ZERO = Range(gt=0)
 NOT_NEGATIVE = Range(ge=0)
 FRACTION = Range(ge=0, le=1)
 
+QUANTA = Range(ge=1e-3, le=1e12)  # rounds are counted by dividing by one
 WEIGHTS = Range(ge=1e-6, le=1e6)  # beyond, service per weight leaves what doubles hold exactly
 
 Count = Annotated[int, AT_LEAST_ONE]
@@ -67,6 +68,7 @@ Positive = Annotated[float, ABOVE_ZERO]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Fraction = Annotated[float, FRACTION]
 Weight = Annotated[float, WEIGHTS]
+Quantum = Annotated[float, QUANTA]
 
 
 def checked_weights(weights: Mapping[str, float] | None) -> dict[str, float]:

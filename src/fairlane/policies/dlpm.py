@@ -19,8 +19,7 @@ from itertools import islice
 from math import inf, isinf
 
 from fairlane.core.cost import Cost, LinearCost
-from fairlane.core.errors import FairlaneError
-from fairlane.core.options import Positive, Weight, checked_weights
+from fairlane.core.options import QUANTA, Quantum, Weight, checked_weights
 from fairlane.core.policy import ClientQueue, Policy, Priced
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
@@ -68,8 +67,8 @@ class LongestPrefixMatch(Policy[Payer]):
         cost: Cost | None = None,
     ) -> None:
         super().__init__()
-        if not quantum > 0:
-            raise FairlaneError(f"quantum must be positive, not {quantum}")
+        if quantum != inf:
+            QUANTA.check("quantum", quantum)
         self._cached_tokens = cached_tokens
         self._quantum = quantum
         self._weights = checked_weights(weights)
@@ -196,7 +195,7 @@ class LongestPrefixMatch(Policy[Payer]):
 def dlpm(
     *,
     cached_tokens: Callable[[Request], int] | None = None,
-    quantum: Positive = 4000.0,
+    quantum: Quantum = 4000.0,
     weights: Mapping[str, Weight] | None = None,
     cost: Cost | None = None,
 ) -> LongestPrefixMatch:

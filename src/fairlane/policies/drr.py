@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 
 from fairlane.core.cost import Cost, LinearCost
-from fairlane.core.options import ABOVE_ZERO, Positive, Weight, checked_weights
+from fairlane.core.options import QUANTA, Quantum, Weight, checked_weights
 from fairlane.core.policy import ClientQueue, Policy, Priced
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
 
@@ -52,7 +52,7 @@ class DeficitRoundRobin(Policy[Drawn]):
         cost: Cost | None = None,
     ) -> None:
         super().__init__()
-        ABOVE_ZERO.check("quantum", quantum)
+        QUANTA.check("quantum", quantum)
         self._quantum = quantum
         self._weights = checked_weights(weights)
         self._cost: Cost = LinearCost() if cost is None else cost
@@ -183,7 +183,7 @@ class DeficitRoundRobin(Policy[Drawn]):
 
 def drr(
     *,
-    quantum: Positive = 500.0,
+    quantum: Quantum = 500.0,
     weights: Mapping[str, Weight] | None = None,
     cost: Cost | None = None,
 ) -> DeficitRoundRobin:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from serving import CONTENDED, PLUGIN, Server, running, wait_until, write_model
+from serving import CONTENDED, PLUGIN, Server, running, write_model
 
 from fairlane.door.tenant_file import change_tenants
 from fairlane.door.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
+from tests.processes import wait_until
 
 KEYS = {name: new_key() for name in ("alice", "small", "one", "root")}
 PAGE = "https://page.example"
@@ -73,19 +74,21 @@ def prompt(seed: int) -> list[int]:
 
 def test_a_prompt_that_was_hung_up_while_it_was_queued_costs_nothing(server: Server) -> None:
     with sent(server, "alice", {"prompt": [[7 + i] for i in range(8)], "max_tokens": 500}):
-        wait_until(lambda: figures(server, "alice").get("running") == 8, "the server is full")
+        wait_until(lambda: figures(server, "alice"), lambda f: f.get("running") == 8, "it is full")
         for number in range(4):
             with sent(server, "small", {"prompt": prompt(number), "max_tokens": 4}):
-                wait_until(lambda: figures(server, "small").get("queued") == 1, "it is queued")
+                wait_until(
+                    lambda: figures(server, "small"), lambda f: f.get("queued") == 1, "it waits"
+                )
                 assert remaining(server) <= TOKENS - 300
-            wait_until(lambda: not figures(server, "small")["queued"], "it is gone")
-            wait_until(lambda: remaining(server) == TOKENS, "all is given back", 20)
+            wait_until(lambda: figures(server, "small"), lambda f: not f["queued"], "it is gone")
+            wait_until(lambda: remaining(server), lambda left: left == TOKENS, "it is given back")
         assert figures(server, "small")["input_tokens"] == 0
-    wait_until(lambda: not figures(server, "alice")["running"], "alice is gone")
+    wait_until(lambda: figures(server, "alice"), lambda f: not f["running"], "alice is gone")
 
 
 def test_a_prompt_that_the_server_refuses_costs_nothing(server: Server) -> None:
-    wait_until(lambda: remaining(server) == TOKENS, "all is there")
+    wait_until(lambda: remaining(server), lambda left: left == TOKENS, "all is there")
     for body in ({"prompt": prompt(9) * 2}, {"prompt": [10**9] * 400}, {"prompt": "w1 " * 900}):
         status = server.request(
             "POST", "/v1/completions", {"model": "tiny", **body}, key=KEYS["small"]
@@ -95,12 +98,12 @@ def test_a_prompt_that_the_server_refuses_costs_nothing(server: Server) -> None:
 
 
 def test_a_prompt_that_was_read_is_charged_and_less_where_it_was_cached(server: Server) -> None:
-    wait_until(lambda: remaining(server) == TOKENS, "all is there")
+    wait_until(lambda: remaining(server), lambda left: left == TOKENS, "all is there")
     before = figures(server, "small")
     with sent(server, "small", {"prompt": prompt(20), "max_tokens": 100}) as connection:
         answer = connection.getresponse()
         assert answer.readline().startswith(b"data: {")
-    wait_until(lambda: not figures(server, "small")["running"], "it is gone")
+    wait_until(lambda: figures(server, "small"), lambda f: not f["running"], "it is gone")
     assert figures(server, "small")["input_tokens"] - before["input_tokens"] == 400
     left = remaining(server)
     assert left <= TOKENS - 300
