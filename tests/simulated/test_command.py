@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from fairlane.addresses import listen, url_of
 from fairlane.cli import main
-from fairlane.simulated.serve import listen, url_of
 from tests.processes import PATIENCE_S, started
 from tests.simulated.engines import ask
 

@@ -48,8 +48,9 @@ def simulated_engine(
     fairlane bench overload --server http://127.0.0.1:8001 --time-scale 0.1 --duration 60
     curl http://127.0.0.1:8001/metrics
     """
+    from fairlane.addresses import listen
     from fairlane.simulated.app import SimulatedEngine
-    from fairlane.simulated.serve import listen, serve
+    from fairlane.simulated.serve import serve
 
     engine = SimulatedEngine(
         profile,

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
+from fairlane.addresses import server_url
 from fairlane.core.errors import FairlaneError
 from fairlane.loadgen.clients import Identity
 from fairlane.loadgen.errors import excerpt, is_error, read_error
@@ -40,16 +40,7 @@ class Server:
 
         Raises FairlaneError for what is no such address, or one that holds a password.
         """
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or parts.query or parts.fragment:
-            raise FairlaneError(f"--server takes an address such as http://HOST:8000, not {url!r}")
-        if parts.username or parts.password:
-            raise FairlaneError("--server holds a password; put keys in a file for --clients")
-        return cls(url.rstrip("/").removesuffix("/v1").rstrip("/"))
+        return cls(server_url(url, "--server", "put keys in a file for --clients"))
 
     @property
     def completions(self) -> str:
