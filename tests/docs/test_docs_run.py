@@ -27,6 +27,7 @@ SHOWN = ("", "csv", "json", "jsonl", "mermaid", "text", "toml")
 NOT_RUN = (
     "cd ",
     "fairlane bench ",
+    "fairlane gateway ",
     "fairlane serve ",
     "fairlane simulated-engine",
     "fairlane top ",

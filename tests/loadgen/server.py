@@ -125,6 +125,7 @@ class CompletionServer:
         faults: dict[int, Fault] | None = None,
         models: Json | None = None,
         tokens_added: int = 0,
+        port: int = 0,
     ) -> None:
         self.policy = policy or fcfs()
         self.slots = slots
@@ -132,6 +133,7 @@ class CompletionServer:
         self.faults = faults or {}
         self.models = {"data": [{"id": "tiny"}]} if models is None else models
         self.tokens_added = tokens_added
+        self.port = port
         self.seen: list[Seen] = []
         self.delivered: dict[tuple[str, int], int] = {}
         self.url = ""
@@ -171,7 +173,7 @@ class CompletionServer:
         app.router.add_post("/v1/completions", self._complete)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", self.port)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"

@@ -16,6 +16,7 @@ from fairlane.cli import (
     bench,
     compare,
     demo,
+    gateway,
     lists,
     plot,
     profile_cost,
@@ -49,6 +50,7 @@ app.command("simulate")(simulate.simulate)
 app.command("bench")(bench.bench)
 app.command("simulated-engine")(simulated_engine.simulated_engine)
 app.command("serve", context_settings=serve.VLLM_OPTIONS)(serve.serve)
+app.command("gateway")(gateway.gateway)
 app.add_typer(tenants.app, name="tenants")
 app.command("top")(top.top)
 app.command("reproduce")(reproduce.reproduce)

@@ -1,0 +1,191 @@
+"""What a request asks for, read from its body; and the one change that is made to it.
+
+The body goes on as it came, byte for byte. Only a stream whose client did not ask for usage gets
+`"stream_options": {"include_usage": true}`, since engines count tokens better than chunks do; that
+is put between its bytes. A name that stands twice is refused: we and the engine might each believe
+another one.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from json.decoder import JSONDecoder
+from typing import Any
+
+from fairlane.core.errors import FairlaneError
+
+_DECODER = JSONDecoder()
+_BLANKS = " \t\n\r"
+# Fields that let tokens pass uncounted, and what alone is taken for them.
+_UNCOUNTED = {"stream_interval": 1}
+LONGEST_MODEL = 512
+_TEXT = ("prompt", "messages", "input", "system", "instructions", "tools", "query", "documents")
+_A_MESSAGE = 12  # characters, as what stands around one in the prompt is about four tokens
+
+
+class BodyError(FairlaneError):
+    """A body that is not passed on: the message says why."""
+
+
+class Dialect(Enum):
+    """Whose API a route is of, as far as counting goes."""
+
+    OPENAI = "openai"  # completions and chat
+    RESPONSES = "responses"  # OpenAI's newer one
+    MESSAGES = "messages"  # Anthropic's
+    PLAIN = "plain"  # never streamed: embeddings, rerank, score
+
+
+ROUTES = {
+    "/v1/chat/completions": Dialect.OPENAI,
+    "/v1/completions": Dialect.OPENAI,
+    "/v1/responses": Dialect.RESPONSES,
+    "/v1/messages": Dialect.MESSAGES,
+    "/v1/embeddings": Dialect.PLAIN,
+    "/v1/rerank": Dialect.PLAIN,
+    "/v1/score": Dialect.PLAIN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for.
+
+    content: the bytes for the engine. hides_usage: the client did not ask for any. samples: answers
+    asked for. max_tokens: of each, None where it is not said. characters: of the text that becomes
+    the prompt; tokens: of it that is tokens already.
+    """
+
+    model: str
+    stream: bool
+    samples: int
+    max_tokens: int | None
+    characters: int
+    tokens: int
+    content: bytes
+    hides_usage: bool = False
+
+
+def read_body(dialect: Dialect, content: bytes) -> Asked:
+    """Read a body. Raises BodyError for one that is no JSON object with a model."""
+    try:
+        text = content.decode()
+        members = {name: (value, begin, end) for name, value, begin, end in _members(text)}
+    except UnicodeDecodeError:
+        raise BodyError("the body is not JSON in UTF-8") from None
+    except RecursionError:
+        raise BodyError("the body is nested too deeply") from None
+    asked = {name: value for name, (value, _, _) in members.items()}
+    for name, harmless in _UNCOUNTED.items():
+        if asked.get(name) not in (None, harmless):
+            raise BodyError(f"{name} is not served here; leave it out")
+    model = asked.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= LONGEST_MODEL:
+        raise BodyError("model must be the name of a model; GET /v1/models lists them")
+    found = Asked(
+        model=model,
+        stream=asked.get("stream") is True,
+        samples=_samples(asked),
+        max_tokens=_most(asked),
+        characters=sum(_characters(asked.get(name)) for name in _TEXT),
+        tokens=_tokens(asked.get("prompt", asked.get("input"))),
+        content=content,
+    )
+    if dialect is Dialect.OPENAI and found.stream:
+        return _asking_for_usage(found, text, members.get("stream_options"))
+    return found
+
+
+def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
+    """Name, value, and where the value begins and ends, of each member of a JSON object."""
+    seen: set[str] = set()
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        raise BodyError("the body must be a JSON object")
+    at = _skip(text, at + 1)
+    while text[at : at + 1] != "}":
+        name, at = _value(text, at)
+        at = _skip(text, at)
+        if not isinstance(name, str) or text[at : at + 1] != ":":
+            raise BodyError("the body is not JSON")
+        if name in seen:
+            raise BodyError(f"{name[:40]!r} stands twice in the body")
+        seen.add(name)
+        begin = _skip(text, at + 1)
+        value, end = _value(text, begin)
+        yield name, value, begin, end
+        at = _skip(text, end)
+        if text[at : at + 1] == ",":
+            at = _skip(text, at + 1)
+            if text[at : at + 1] == "}":
+                raise BodyError("the body is not JSON")
+        elif text[at : at + 1] != "}":
+            raise BodyError("the body is not JSON")
+    if _skip(text, at + 1) != len(text):
+        raise BodyError("the body is not JSON: something follows it")
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(text, at)
+    except ValueError as error:
+        raise BodyError(f"the body is not JSON: {error}") from None
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _BLANKS:
+        at += 1
+    return at
+
+
+def _asking_for_usage(asked: Asked, text: str, options: tuple[Any, int, int] | None) -> Asked:
+    value, begin, end = options or (None, 0, 0)
+    if value is not None and not isinstance(value, dict):
+        raise BodyError("stream_options must be an object")
+    if value and value.get("include_usage") is True:
+        return asked
+    wanted = json.dumps({**(value or {}), "include_usage": True})
+    if options is None:
+        at = text.index("{") + 1
+        comma = "" if text[_skip(text, at)] == "}" else ","
+        text = f'{text[:at]}"stream_options":{wanted}{comma}{text[at:]}'
+    else:
+        text = text[:begin] + wanted + text[end:]
+    return replace(asked, content=text.encode(), hides_usage=True)
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in a value; each object counts for what a template writes around it."""
+    found, todo = 0, [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, str):
+            found += len(one)
+        elif isinstance(one, list):
+            todo += one
+        elif isinstance(one, dict):
+            found += _A_MESSAGE
+            todo += [inner for name, inner in one.items() if name not in ("role", "type")]
+    return found
+
+
+def _tokens(value: Any) -> int:
+    """Token ids in a prompt, or in several."""
+    if not isinstance(value, list):
+        return 0
+    lists = [one for one in value if isinstance(one, list)] or [value]
+    return sum(len(one) for one in lists if one and isinstance(one[0], int))
+
+
+def _samples(asked: dict[str, Any]) -> int:
+    n = asked.get("n")
+    return n if type(n) is int and n > 0 else 1
+
+
+def _most(asked: dict[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        most = asked.get(name)
+        if type(most) is int and most > 0:
+            return most
+    return None

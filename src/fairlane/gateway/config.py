@@ -1,0 +1,161 @@
+"""The configuration of the gateway: what door/config.py and door/access.py describe, and
+
+    [upstreams.big]
+    url = "http://127.0.0.1:8001"   # with or without /v1
+    models = ["llama"]              # those that it serves; it is asked where they are left out
+    weight = 2.0                    # how much work it gets, relative to others
+    key_env = "BIG_KEY"             # the environment's variable with the key that it wants
+    ca = "ca.pem"                   # certificates to trust, for https; beside this file
+    verify = true                   # look at its certificate
+    silence_s = 600.0               # how long it may say nothing to a request
+    window = 64                     # requests that it gets at once; learned where it is left out,
+    least_window = 1                # between these
+    greatest_window = 1024
+
+    [gateway]
+    max_body_bytes = 33554432
+    comment_s = 10.0                # how often a stream that waits for its turn hears so
+    max_wait_s = 240.0              # for its turn, of a request that is not streamed
+    tries = 3                       # how often a request is sent, at most, while nothing came back
+
+Every mistake is one line that names file, section and key.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fairlane.addresses import server_url
+from fairlane.core.errors import FairlaneError
+from fairlane.core.options import Count, Positive, Weight
+from fairlane.door.config import Configuration, Scheduling, read_table
+from fairlane.gateway.serving import Patience
+from fairlane.gateway.start import UpstreamPlan
+from fairlane.gateway.upstream import Upstream
+from fairlane.gateway.window import Bounds
+from fairlane.validation import checked
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSection:
+    """[upstreams.NAME]: see the module."""
+
+    url: str
+    models: list[str] | None = None
+    weight: Weight = 1.0
+    key_env: str | None = None
+    ca: str | None = None
+    verify: bool = True
+    silence_s: Positive = 600.0
+    window: Count | None = None
+    least_window: Count | None = None
+    greatest_window: Count | None = None
+
+    def plan(self, name: str, folder: Path) -> UpstreamPlan:
+        """What it describes. Raises FairlaneError."""
+        url = server_url(self.url, "an upstream", "name a variable of the environment by key_env")
+        secure = url.startswith("https:")
+        if not secure and (self.ca is not None or not self.verify):
+            raise FairlaneError("ca and verify are for https: remove them")
+        if self.models is not None and not self.models:
+            raise FairlaneError("models must name one at least; left out, the upstream is asked")
+        ca = None if self.ca is None else folder / self.ca
+        if ca is not None and not ca.is_file():
+            raise FairlaneError(f"ca: there is no file {ca}")
+        upstream = Upstream(
+            url,
+            key=self._key(),
+            ca=None if ca is None else str(ca),
+            verify=self.verify,
+            silence_s=self.silence_s,
+        )
+        return UpstreamPlan(name, upstream, self.models, self.weight, self._bounds())
+
+    def _key(self) -> str | None:
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "")
+        if not key:
+            raise FairlaneError(f"key_env: the environment has no {self.key_env}")
+        if not key.isprintable() or not key.isascii():
+            raise FairlaneError(f"key_env: {self.key_env} holds no key: unprintable characters")
+        return key
+
+    def _bounds(self) -> Bounds:
+        if self.window is not None:
+            if self.least_window is not None or self.greatest_window is not None:
+                raise FairlaneError("window is fixed; remove least_window and greatest_window")
+            return Bounds.fixed(self.window)
+        bounds = Bounds()
+        least = self.least_window or bounds.least
+        greatest = self.greatest_window or bounds.greatest
+        if least > greatest:
+            raise FairlaneError("least_window must not be above greatest_window")
+        return replace(
+            bounds, least=least, greatest=greatest, start=min(max(bounds.start, least), greatest)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySection:
+    """[gateway]: see the module."""
+
+    max_body_bytes: Count = 32 << 20
+    comment_s: Positive = 10.0
+    max_wait_s: Positive = 240.0
+    tries: Count = 3
+
+    @property
+    def patience(self) -> Patience:
+        """How long requests wait."""
+        return Patience(self.comment_s, self.max_wait_s, self.tries)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig(Configuration):
+    """A configuration of the gateway."""
+
+    SECTIONS: ClassVar[tuple[str, ...]] = (*Configuration.SECTIONS, "upstreams", "gateway")
+    upstreams: Sequence[UpstreamPlan] = ()
+    gateway: GatewaySection = field(default_factory=GatewaySection)
+
+    @classmethod
+    def _more(cls, document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+        if document.get("identity", {}).get("lora"):
+            raise FairlaneError("[identity] lora: the gateway tells clients apart by keys alone")
+        upstreams = read_table(
+            document,
+            "upstreams",
+            lambda tables: [_upstream(n, t, folder) for n, t in tables.items()],
+        )
+        gateway = read_table(
+            document, "gateway", lambda table: GatewaySection(**checked(GatewaySection, table))
+        )
+        return {"upstreams": upstreams, "gateway": gateway}
+
+    def with_scheduler(self, name: str) -> "GatewayConfig":
+        """With another scheduler, whose options are its defaults."""
+        return replace(self, scheduler=Scheduling(name, self.scheduler.groups))
+
+    def with_upstreams(self, urls: Sequence[str]) -> "GatewayConfig":
+        """And these, each named by its address."""
+        more = [UpstreamSection(url).plan(url, Path()) for url in urls]
+        names = [plan.name for plan in (*self.upstreams, *more)]
+        for name in names:
+            if names.count(name) > 1:
+                raise FairlaneError(f"the upstream {name} is there twice")
+        return replace(self, upstreams=(*self.upstreams, *more))
+
+
+def _upstream(name: str, table: Any, folder: Path) -> UpstreamPlan:
+    try:
+        if not isinstance(table, Mapping):
+            raise FairlaneError("must be a table")
+        given = checked(UpstreamSection, table, what="key")
+        if "url" not in given:
+            raise FairlaneError('url is missing: "http://127.0.0.1:8001"')
+        return UpstreamSection(**given).plan(name, folder)
+    except FairlaneError as error:
+        raise FairlaneError(f"{name}: {error}") from None

@@ -1,0 +1,134 @@
+"""Hands out turns: what stands between a pool, which has no clock, and requests that await.
+
+One ticker reports tokens and moves windows while anything lives; one scraper an upstream asks for
+its load. Idle, neither runs.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from fairlane.core.types import Outcome, Request
+from fairlane.gateway.counting import Usage
+from fairlane.gateway.pool import Lane, Pool
+from fairlane.gateway.signals import Load
+
+log = logging.getLogger("fairlane.gateway")
+TICK_S = 0.02
+SCRAPE_S = 1.0
+
+
+class NotQueued(Exception):
+    """The policy turned a request away, or made a mistake with it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Dispatcher:
+    """See the module. loads: asks an upstream, by its lane's name, how loaded it is."""
+
+    def __init__(
+        self, pool: Pool, loads: Mapping[str, Callable[[], Awaitable[Load | None]]]
+    ) -> None:
+        self.pool = pool
+        self._loads = loads
+        self._turns: dict[str, asyncio.Future[Lane]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def arrive(self, request: Request) -> None:
+        """A request begins to wait. Raises NotQueued."""
+        reason = self.pool.arrive(request)
+        if reason is not None:
+            raise NotQueued(reason)
+        self._await(str(request.id))
+
+    async def turn(self, request_id: str) -> Lane:
+        """The lane that a request is to be sent to, once it is its turn. Raises NotQueued.
+
+        Cancelled, the request still waits: `end` it.
+        """
+        return await asyncio.shield(self._turns[request_id])
+
+    def tokens(self, request_id: str, tokens: int) -> None:
+        """An answer flows, and holds so many tokens so far."""
+        self.pool.tokens(request_id, tokens)
+
+    def settle(self, request_id: str, usage: Usage) -> None:
+        """The engine says what a request's prompt and answer had."""
+        self.pool.settle(request_id, usage)
+
+    def turned_away(self, lane: Lane, retry_after_s: float) -> None:
+        """The lane has no room, and says for how long."""
+        self.pool.turned_away(lane, retry_after_s)
+
+    def unreachable(self, lane: Lane) -> None:
+        """Nothing goes to the lane until it answers again; whoever finds that says so."""
+        if lane.accepts:
+            log.warning("upstream %s cannot be reached", lane.name)
+        lane.accepts = False
+
+    def again(self, request_id: str) -> None:
+        """The lane did not answer: the request waits anew, before its client's others."""
+        self.pool.failed(request_id)
+        self._await(request_id)
+
+    def end(self, request_id: str, outcome: Outcome) -> None:
+        """A request ended, or waits no more."""
+        self._turns.pop(request_id, None)
+        self.pool.end(request_id, outcome)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send whom there is room for."""
+        for turn in self.pool.turns():
+            self._turns[turn.id].set_result(turn.lane)
+        for request_id in self.pool.take_failed():
+            future = self._turns.get(request_id)
+            if future is not None and not future.done():
+                future.set_exception(NotQueued("policy_error"))
+
+    async def close(self) -> None:
+        """End the ticker and the scrapers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _await(self, request_id: str) -> None:
+        self._turns[request_id] = asyncio.get_running_loop().create_future()
+        self.pump()
+        if not self._tasks:
+            self._start(self._tick())
+            for name in self._loads:
+                self._start(self._scrape(name))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tick(self) -> None:
+        while self._busy:
+            await asyncio.sleep(TICK_S)
+            self.pool.tick()
+            self.pump()
+
+    async def _scrape(self, name: str) -> None:
+        """Ask for the load, as long as it is told; an upstream that never tells is asked seldom."""
+        pause = SCRAPE_S
+        while self._busy:
+            load = await self._loads[name]()
+            if load is not None:
+                self.pool.told(name, load)
+                pause = SCRAPE_S
+            else:
+                pause = min(2 * pause, 60.0)
+            await asyncio.sleep(pause)
+
+    @property
+    def _busy(self) -> bool:
+        return self.pool.waiting + self.pool.running > 0

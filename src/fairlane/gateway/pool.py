@@ -1,0 +1,208 @@
+"""One model's queue, and the upstreams that serve it: who is sent next, and where.
+
+A state machine without I/O, as the policies are: the gateway tells it what happens and sends what
+`turns` answers. A request's way: it arrives and waits; when an upstream's window has room, the
+policy says who is next and the upstream with the least work gets it; its tokens are counted as
+they pass and reported a few times a second; when it ends, however it ends, it is settled.
+
+An upstream's work is what its requests are expected to need: prompts and outputs, in tokens.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from fairlane.core.types import Outcome, Request
+from fairlane.door.books import Books
+from fairlane.gateway.counting import Usage
+from fairlane.gateway.signals import Load
+from fairlane.gateway.window import Bounds, Window
+
+_USUAL_OUTPUT = 256  # tokens that a request is expected to make, where it names no fewer
+
+
+class Lane:
+    """One upstream, as one model's queue sees it.
+
+    accepts: whether new requests go there; not while it is down or drained.
+    """
+
+    def __init__(self, name: str, bounds: Bounds | None = None, weight: float = 1.0) -> None:
+        self.name = name
+        self.window = Window(bounds)
+        self.weight = weight
+        self.accepts = True
+        self.work = 0
+
+    def room(self, now: float) -> int:
+        """How many more requests it may be sent."""
+        return self.window.room(now) if self.accepts else 0
+
+
+@dataclass(slots=True)
+class Live:
+    """A request that waits or runs. reported: tokens that the books know of."""
+
+    id: str
+    client: str
+    expected: int
+    lane: Lane | None = None
+    sent_at: float = 0.0
+    first_at: float | None = None
+    tokens: int = 0
+    reported: int = 0
+    gone: set[str] = field(default_factory=set)  # lanes that it was sent to and that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """It is this request's turn, on this lane."""
+
+    id: str
+    lane: Lane
+
+
+class Pool:
+    """See the module. clock: seconds, never decreasing; the books' too."""
+
+    def __init__(self, books: Books, lanes: Iterable[Lane], clock: Callable[[], float]) -> None:
+        self.books = books
+        self.lanes = {lane.name: lane for lane in lanes}
+        self._clock = clock
+        self._live: dict[str, Live] = {}
+        self._news: set[str] = set()  # requests with tokens that are not reported
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait here."""
+        return self._waiting
+
+    @property
+    def running(self) -> int:
+        """How many requests were sent and have not ended."""
+        return len(self._live) - self._waiting
+
+    # -- events ------------------------------------------------------------------------------
+
+    def arrive(self, request: Request) -> str | None:
+        """A request begins to wait; answers why it may not, or None."""
+        reason = self.books.arrive(request)
+        if reason is None:
+            expected = request.prompt_tokens + min(
+                _USUAL_OUTPUT, request.max_output_tokens or _USUAL_OUTPUT
+            )
+            self._live[str(request.id)] = Live(str(request.id), request.client, expected)
+            self._waiting += 1
+        return reason
+
+    def turns(self) -> list[Turn]:
+        """Who is sent now, in this order. They count as sent."""
+        now = self._clock()
+        found: list[Turn] = []
+        while self._waiting:
+            lanes = [lane for lane in self.lanes.values() if lane.room(now)]
+            request_id = self.books.peek() if lanes else None
+            if request_id is None:
+                break
+            live = self._live[request_id]
+            untried = [lane for lane in lanes if lane.name not in live.gone]
+            lane = min(untried or lanes, key=lambda one: (one.work / one.weight, one.name))
+            self._send(live, lane, now)
+            found.append(Turn(request_id, lane))
+        return found
+
+    def tokens(self, request_id: str, tokens: int) -> None:
+        """An answer flows, and holds so many tokens so far."""
+        live = self._live[request_id]
+        if live.first_at is None and live.lane is not None:
+            live.first_at = self._clock()
+            live.lane.window.first_token(live.first_at - live.sent_at)
+        if tokens > live.tokens:
+            live.tokens = tokens
+            self._news.add(request_id)
+
+    def told(self, lane: str, load: Load) -> None:
+        """An upstream says how loaded it is."""
+        self.lanes[lane].window.told(load.running, load.waiting, self._clock())
+
+    def turned_away(self, lane: Lane, retry_after_s: float) -> None:
+        """An upstream has no room, and says for how long."""
+        lane.window.turned_away(retry_after_s, self._clock())
+
+    def tick(self) -> None:
+        """Report tokens, and look how large the windows should be; some fifty times a second."""
+        self._report()
+        now = self._clock()
+        for lane in self.lanes.values():
+            lane.window.adjust(self._waiting > 0, now)
+
+    def failed(self, request_id: str) -> None:
+        """The lane did not answer: the request waits again, before its client's others."""
+        live = self._live[request_id]
+        if live.lane is not None:
+            live.gone.add(live.lane.name)
+        self._leave(live)
+        self.books.put_back(request_id)
+        self._waiting += 1
+
+    def settle(self, request_id: str, usage: Usage) -> None:
+        """The engine says what a request's prompt and answer had; the answer has all it will."""
+        live = self._live[request_id]
+        self._report()
+        live.tokens = live.reported = usage.output
+        self.books.settle(
+            request_id, usage.input, cached_tokens=usage.cached, output_tokens=usage.output
+        )
+
+    def end(self, request_id: str, outcome: Outcome) -> None:
+        """A request ended, or waits no more. Unknown ids are passed over."""
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        self._report()
+        if live.lane is None:
+            self._waiting -= 1
+        else:
+            self._leave(live)
+        del self._live[request_id]
+        self.books.finish(request_id, outcome)
+
+    def take_failed(self) -> list[str]:
+        """Requests that must end since the policy made a mistake with them."""
+        failed, self.books.failed[:] = list(self.books.failed), []
+        return failed
+
+    def expected_wait(self) -> float:
+        """Seconds until a request that comes now is likely to be sent."""
+        now = self._clock()
+        rate = sum(lane.window.ends_rate(now) for lane in self.lanes.values())
+        return (self._waiting + 1) / rate if rate > 0 else 1.0
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _send(self, live: Live, lane: Lane, now: float) -> None:
+        self.books.admit(live.id, 0)
+        self._waiting -= 1
+        live.lane, live.sent_at, live.first_at = lane, now, None
+        lane.work += live.expected
+        lane.window.sent(now)
+
+    def _leave(self, live: Live) -> None:
+        """The lane has done with a request."""
+        lane, live.lane = live.lane, None
+        if lane is None:
+            return
+        now = self._clock()
+        token_s = None
+        if live.first_at is not None and live.tokens > 1:
+            token_s = (now - live.first_at) / (live.tokens - 1)
+        lane.work -= live.expected
+        lane.window.ended(now, flowed=live.first_at is not None, token_s=token_s)
+
+    def _report(self) -> None:
+        if self._news:
+            grown = {i: self._live[i] for i in self._news}
+            self._news.clear()
+            self.books.delivered({i: one.tokens - one.reported for i, one in grown.items()})
+            for one in grown.values():
+                one.reported = one.tokens

@@ -1,0 +1,329 @@
+"""One request's way: it waits for its turn, goes to an upstream, and its answer comes back.
+
+While it waits its client may hang up: then it is out of the queue at once and was never sent. A
+stream that waits long gets its head and then a comment now and again, so that nobody on the way
+gives up; a whole answer cannot be kept alive, so it is refused in time. A request is sent again,
+elsewhere if there is an elsewhere, only as long as nothing of an answer has gone to the client.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairlane.core.types import Outcome, Rejection, Request
+from fairlane.door.admission import Refused
+from fairlane.door.answers import Message, Receive, Send, as_headers
+from fairlane.gateway.body import Asked, Dialect
+from fairlane.gateway.counting import Counter, Usage, usage_of
+from fairlane.gateway.dispatch import Dispatcher, NotQueued
+from fairlane.gateway.pool import Lane
+from fairlane.gateway.upstream import (
+    Answer,
+    Headers,
+    Upstream,
+    UpstreamError,
+    UpstreamSilent,
+    UpstreamUnreachable,
+    headers_for_client,
+)
+
+_KEEP_ALIVE = b": waiting for a turn\n\n"
+_BUSY = (429, 503)
+_LONGEST_RETRY_S = 30.0
+STREAM_HEADERS = as_headers(
+    {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds. comment: between signs of life to a stream that waits. whole: how long a request
+    waits that is not streamed. tries: how often one is sent, at most.
+    """
+
+    comment: float = 10.0
+    whole: float = 240.0
+    tries: int = 3
+
+
+@dataclass(slots=True)
+class Served:
+    """What became of a request, for whoever counts.
+
+    sent: whether an engine was given it; refused: whether the engine then did no work for it.
+    output_tokens: so far, and in all at the end. usage: what the engine said of it.
+    """
+
+    outcome: Outcome = Outcome.ABORTED
+    sent: bool = False
+    refused: bool = False
+    output_tokens: int = 0
+    usage: Usage | None = None
+    error: str = ""
+
+    def in_all(self, estimated: int) -> Usage:
+        """What it is charged for in the end; `estimated`: its prompt, where nobody said more."""
+        if not self.sent or self.refused:
+            return Usage()
+        told = self.usage or Usage()
+        if not told.input:
+            return Usage(estimated, 0, self.output_tokens)
+        return Usage(told.input, min(told.cached, told.input), self.output_tokens)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way. flows: called once, when its first token comes."""
+
+    request: Request
+    asked: Asked
+    dialect: Dialect
+    method: str
+    path: str
+    headers: Headers
+    more_headers: Callable[[], Headers]
+    flows: Callable[[], None]
+    served: Served = field(default_factory=Served)
+    head_sent: bool = False
+
+
+class Serving:
+    """Serves calls of one pool. upstreams: by the name of their lane."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, upstreams: dict[str, Upstream], patience: Patience
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._upstreams = upstreams
+        self._patience = patience
+
+    async def serve(self, call: Call, receive: Receive, send: Send) -> Served:
+        """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
+        request_id = str(call.request.id)
+        try:
+            self._dispatcher.arrive(call.request)
+        except NotQueued as error:
+            raise _not_queued(error) from None
+        gone = asyncio.ensure_future(_hung_up(receive))
+        work = asyncio.ensure_future(self._through(call, send))
+        try:
+            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                call.served.error = "the client hung up"
+                return call.served
+            await work
+            return call.served
+        finally:
+            for task in (gone, work):
+                task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await asyncio.gather(gone, work, return_exceptions=True)
+            if call.served.sent:
+                final = call.served.in_all(call.request.prompt_tokens)
+                self._dispatcher.settle(request_id, final)
+            self._dispatcher.end(request_id, call.served.outcome)
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    async def _through(self, call: Call, send: Send) -> None:
+        """Turn after turn until an upstream answers; errors after the head are events."""
+        try:
+            for attempt in range(1, self._patience.tries + 1):
+                lane = await self._turn(call, send)
+                last = attempt == self._patience.tries
+                if await self._sent(call, lane, send, last=last):
+                    return
+                self._dispatcher.again(str(call.request.id))
+        except (Refused, NotQueued, UpstreamError) as error:
+            refused = _as_refused(error)
+            call.served.error = refused.message
+            if not call.head_sent:
+                raise refused from None
+            await _send_error(call, send, refused)
+
+    async def _turn(self, call: Call, send: Send) -> Lane:
+        turn = asyncio.ensure_future(self._dispatcher.turn(str(call.request.id)))
+        try:
+            if not call.asked.stream:
+                async with asyncio.timeout(self._patience.whole):
+                    return await turn
+            while True:
+                done, _ = await asyncio.wait({turn}, timeout=self._patience.comment)
+                if done:
+                    return turn.result()
+                await self._begin_stream(call, send)
+                await _send_part(send, _KEEP_ALIVE)
+        except TimeoutError:
+            wait = self._dispatcher.pool.expected_wait()
+            raise Refused(
+                504, "queue_timeout", "The request waited too long for its turn.",
+                Rejection("queue_timeout", wait),
+            ) from None  # fmt: skip
+        finally:
+            turn.cancel()
+
+    async def _begin_stream(self, call: Call, send: Send) -> None:
+        if not call.head_sent:
+            await self._begin(call, send, 200, STREAM_HEADERS)
+
+    # -- the answer --------------------------------------------------------------------------
+
+    async def _sent(self, call: Call, lane: Lane, send: Send, *, last: bool) -> bool:
+        """Send it to the lane's upstream; whether that settled it, else it may be sent again."""
+        upstream = self._upstreams[lane.name]
+        call.served.sent, call.served.refused = True, False
+        try:
+            async with upstream.send(
+                call.method, call.path, call.headers, call.asked.content
+            ) as answer:
+                if answer.status in _BUSY:
+                    self._dispatcher.turned_away(lane, _retry_after(answer))
+                    if not last:
+                        return False
+                if call.asked.stream and _is_stream(answer):
+                    await self._pass_stream(call, answer, send)
+                else:
+                    await self._pass_whole(call, answer, send)
+                return True
+        except UpstreamUnreachable:
+            call.served.refused = True
+            self._dispatcher.unreachable(lane)  # who waits for it is kept; this one too
+            return False
+        except UpstreamSilent:
+            raise
+        except UpstreamError:
+            call.served.refused = not call.served.output_tokens
+            if last or call.head_sent:
+                raise
+            return False
+
+    async def _pass_stream(self, call: Call, answer: Answer, send: Send) -> None:
+        counter = Counter(call.dialect, hides_usage=call.asked.hides_usage)
+        request_id = str(call.request.id)
+        try:
+            async for part in _with_rest(counter, answer.parts):
+                if counter.chunks:
+                    if not call.served.output_tokens:
+                        call.flows()
+                    call.served.output_tokens = max(1, counter.so_far)
+                    self._dispatcher.tokens(request_id, call.served.output_tokens)
+                if part:
+                    if not call.head_sent:
+                        headers = headers_for_client(answer.headers)
+                        await self._begin(call, send, answer.status, headers)
+                    await _send_part(send, part)
+        finally:
+            call.served.usage = counter.usage
+            call.served.output_tokens = counter.in_all
+            self._dispatcher.tokens(request_id, counter.in_all)
+        if counter.finished and not counter.error:
+            call.served.outcome = Outcome.FINISHED
+        call.served.error = counter.error
+        if not call.head_sent:
+            await self._begin(call, send, answer.status, headers_for_client(answer.headers))
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _pass_whole(self, call: Call, answer: Answer, send: Send) -> None:
+        body = b"".join([part async for part in answer.parts])
+        call.served.refused = answer.status >= 400
+        if call.head_sent:  # a stream that waited, and now an error in its place
+            call.served.error = body[:200].decode(errors="replace")
+            await _send_part(send, _event(call.dialect, _error_of(body, answer.status)))
+            await send({"type": "http.response.body", "body": b""})
+            return
+        call.flows()
+        usage = usage_of(call.dialect, body) if answer.status < 400 else None
+        if usage is not None:
+            call.served.usage, call.served.output_tokens = usage, usage.output
+            self._dispatcher.tokens(str(call.request.id), usage.output)
+        if answer.status < 400:
+            call.served.outcome = Outcome.FINISHED
+        else:
+            call.served.error = body[:200].decode(errors="replace")
+        headers = headers_for_client(answer.headers)
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._begin(call, send, answer.status, headers)
+        await send({"type": "http.response.body", "body": body})
+
+    async def _begin(self, call: Call, send: Send, status: int, headers: Headers) -> None:
+        call.head_sent = True
+        message: Message = {"type": "http.response.start", "status": status}
+        await send({**message, "headers": [*headers, *call.more_headers()]})
+
+
+async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        yield counter.feed(part)
+    yield counter.rest()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_part(send: Send, part: bytes) -> None:
+    await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+async def _send_error(call: Call, send: Send, refused: Refused) -> None:
+    """After the head an error can only be an event; the SDKs raise it with its message."""
+    error = {"message": refused.message, "type": "server_error", "code": refused.code}
+    await _send_part(send, _event(call.dialect, error))
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _event(dialect: Dialect, error: dict[str, Any]) -> bytes:
+    if dialect is Dialect.OPENAI:
+        return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+    value = {"type": "error", "error": error}
+    return b"event: error\ndata: " + json.dumps(value).encode() + b"\n\n"
+
+
+def _error_of(body: bytes, status: int) -> dict[str, Any]:
+    """An upstream's error as an object, whatever it sent."""
+    try:
+        error = json.loads(body)["error"]
+        if isinstance(error, dict):
+            return error
+        message = str(error)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = f"the upstream answered {status}"
+    return {"message": message, "type": "upstream_error", "code": str(status)}
+
+
+def _is_stream(answer: Answer) -> bool:
+    types = [value for name, value in answer.headers if name.lower() == b"content-type"]
+    return answer.status < 300 and any(b"event-stream" in value for value in types)
+
+
+def _retry_after(answer: Answer) -> float:
+    for name, value in answer.headers:
+        if name.lower() == b"retry-after" and value.strip().isdigit():
+            return min(float(value), _LONGEST_RETRY_S)
+    return 1.0
+
+
+def _as_refused(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, NotQueued):
+        return _not_queued(error)
+    status = 504 if isinstance(error, UpstreamSilent) else 502
+    return Refused(status, "upstream_error", f"The engine did not answer to the end ({error}).")
+
+
+def _not_queued(error: NotQueued) -> Refused:
+    if error.reason == "policy_error":
+        return Refused(500, "policy_error", "The scheduling policy failed; see the gateway's log.")
+    return Refused(
+        429, "rate_limit_exceeded", "The scheduler turned the request away.",
+        Rejection(error.reason, None),
+    )  # fmt: skip

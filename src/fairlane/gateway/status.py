@@ -1,0 +1,75 @@
+"""What the gateway tells of its upstreams: GET /fairlane/upstreams, and metrics."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fairlane.gateway.pool import Pool
+from fairlane.gateway.start import Model
+
+_MEANINGS = {
+    "window": "Requests that the upstream gets at once, as learned.",
+    "in_flight": "Requests that were sent to it and have not ended.",
+    "flowing": "Of these, those that have a first token.",
+    "engine_running": "Requests that run in it, as it says; those of others too.",
+    "engine_waiting": "Requests that wait in it, as it says.",
+    "up": "Whether it gets requests.",
+}
+
+
+def pools_of(models: Mapping[str, Model]) -> list[tuple[list[str], Pool]]:
+    """Each pool once, with the models that it serves."""
+    found: dict[int, tuple[list[str], Pool]] = {}
+    for name, model in models.items():
+        pool = model.dispatcher.pool
+        found.setdefault(id(pool), ([], pool))[0].append(name)
+    return list(found.values())
+
+
+def upstreams(models: Mapping[str, Model]) -> list[dict[str, Any]]:
+    """Each upstream of each pool, ready for JSON. None: the engine does not tell."""
+    return [
+        {
+            "upstream": lane.name,
+            "models": names,
+            "waiting_here": pool.waiting,
+            "window": lane.window.size,
+            "in_flight": lane.window.in_flight,
+            "flowing": lane.window.flowing,
+            "engine_running": lane.window.running,
+            "engine_waiting": lane.window.waiting,
+            "up": lane.accepts,
+        }
+        for names, pool in pools_of(models)
+        for lane in pool.lanes.values()
+    ]
+
+
+def metrics(models: Mapping[str, Model]) -> bytes:
+    """The same in Prometheus' text format; labelled by upstream and the first of its models."""
+    registry = CollectorRegistry()
+    registry.register(_Told(models))
+    return generate_latest(registry)
+
+
+class _Told(Collector):
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        seen = upstreams(self._models)
+        for name, meaning in _MEANINGS.items():
+            labels = ["upstream", "model"]
+            family = GaugeMetricFamily(f"fairlane_upstream_{name}", meaning, labels=labels)
+            for one in seen:
+                if one[name] is not None:
+                    family.add_metric([one["upstream"], one["models"][0]], float(one[name]))
+            yield family
+        waiting = "Requests that wait here for their turn."
+        family = GaugeMetricFamily("fairlane_gateway_waiting", waiting, labels=["model"])
+        for names, pool in pools_of(self._models):
+            family.add_metric([names[0]], pool.waiting)
+        yield family

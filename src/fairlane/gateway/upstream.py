@@ -1,0 +1,209 @@
+"""One upstream over HTTP: requests to it, what it serves, how loaded it is, whether it lives.
+
+The HTTP client is aiohttp's: its parser is C, and a request costs it a tenth of what it costs
+others. It follows no redirect, unpacks nothing and keeps no cookie. What is sent carries the
+upstream's own key; a client's never gets here.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from fairlane.core.errors import FairlaneError
+from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
+
+Headers = list[tuple[bytes, bytes]]
+ASK_S = 5.0
+CONNECT_S = 10.0
+# Between two machines alone, or made anew for the next one.
+_NOT_PASSED = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade host content-length expect".split()
+)
+# Said to us, not to the engine: who it is from, and what an engine would believe unseen.
+_OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
+_OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
+
+
+class UpstreamError(FairlaneError):
+    """An upstream that does not answer, or not to its end."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """An upstream to which no connection can be made: it has not seen the request."""
+
+
+class UpstreamSilent(UpstreamError):
+    """An upstream that took a request and says nothing: another would only wait as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of an answer, and its body in pieces as they come."""
+
+    status: int
+    headers: Headers
+    parts: AsyncIterator[bytes]
+
+
+def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """What goes on of a client's headers."""
+    named = _connection_names(headers)
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in _NOT_PASSED
+        and name not in _OURS
+        and name not in named
+        and not name.startswith(_OUR_PREFIXES)
+    ]
+
+
+def headers_for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """What goes on of an upstream's headers; the length is ours to say."""
+    return [
+        (name.lower(), value)
+        for name, value in headers
+        if name.lower() not in _NOT_PASSED and name.lower() not in (b"set-cookie", b"date")
+    ]
+
+
+def _connection_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Headers that `Connection` names: they are for the next machine alone."""
+    names = b",".join(value for name, value in headers if name == b"connection")
+    return frozenset(name.strip().lower() for name in names.split(b","))
+
+
+class Upstream:
+    """One engine's server.
+
+    url: without `/v1`. key: sent as its API key. ca: a file of certificates to trust, for https;
+    verify: whether its certificate is looked at. silence_s: how long it may say nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        ca: str | None = None,
+        verify: bool = True,
+        silence_s: float = 600.0,
+    ) -> None:
+        self.url = url
+        self._authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
+        context: ssl.SSLContext | bool = True
+        if ca is not None:
+            context = ssl.create_default_context(cafile=ca)
+        self._tls = context if verify else False
+        self._silence_s = silence_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the client; in the loop that it will run in."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=30),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_S, sock_read=self._silence_s
+            ),
+            headers={"Accept-Encoding": "identity", **self._authorization},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes
+    ) -> AsyncIterator[Answer]:
+        """Send a request. Leaving the context early hangs up on the upstream.
+
+        Raises UpstreamError where no head came, and from `parts` where the body broke off.
+        """
+        assert self._session is not None, "open() comes first"
+        plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
+        try:
+            response = await self._session.request(
+                method, self.url + path, data=body, headers=plain, allow_redirects=False
+            )
+        except aiohttp.ClientConnectorError as error:
+            raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise UpstreamUnreachable(f"no connection within {CONNECT_S:g} s") from error
+        except TimeoutError as error:
+            raise UpstreamSilent(f"silent for {self._silence_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamError(f"no answer: {_reason(error)}") from error
+        try:
+            yield Answer(response.status, list(response.raw_headers), _parts(response))
+        finally:
+            response.close()  # the connection too, unless the whole body was read
+
+    # -- what it says of itself --------------------------------------------------------------
+
+    async def models(self) -> list[str]:
+        """The names of the models that it serves. Raises UpstreamError."""
+        status, body = await self._ask("/v1/models")
+        try:
+            names = [model["id"] for model in json.loads(body)["data"]]
+        except (ValueError, LookupError, TypeError):
+            names = []
+        if status != 200 or not names or not all(isinstance(name, str) for name in names):
+            raise UpstreamError(f"{self.url}/v1/models lists no models (status {status})")
+        return names
+
+    async def load(self) -> Load | None:
+        """How many requests run and wait in it, or None where it does not tell."""
+        for path, read in (("/metrics", from_metrics), ("/v1/loads", from_loads)):
+            try:
+                status, body = await self._ask(path)
+            except UpstreamError:
+                return None
+            found = read(body) if status == 200 else None
+            if found is not None:
+                return found
+        return None
+
+    async def lives(self) -> bool:
+        """Whether it answers."""
+        try:
+            status, _ = await self._ask("/health")
+            if status == 404:  # not every server has it
+                status, _ = await self._ask("/v1/models")
+        except UpstreamError:
+            return False
+        return status < 500
+
+    async def _ask(self, path: str) -> tuple[int, str]:
+        assert self._session is not None, "open() comes first"
+        try:
+            async with asyncio.timeout(ASK_S), self._session.get(self.url + path) as response:
+                body = b""
+                async for part in response.content.iter_any():
+                    body += part
+                    if len(body) > LONGEST:
+                        raise UpstreamError(f"{self.url}{path}: an endless answer")
+                return response.status, body.decode(errors="replace")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
+
+
+async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for part in response.content.iter_any():
+            yield part
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise UpstreamError(f"broken off: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

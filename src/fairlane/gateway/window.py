@@ -1,0 +1,203 @@
+"""How many requests one upstream gets at once: enough that it never idles, so few that hardly any
+wait inside it, where nobody orders them.
+
+Source: own, see docs/gateway.md. Idea: an engine is full when requests wait in it. So the window
+follows two numbers, R that run and W that wait. Where the engine tells them (`told`), they are its
+own; where it does not, they are seen from outside: R answers flow; of the requests that were sent
+and have no first token, those wait that are more than can be prefilling. The target is to have T
+waiting, what ends in two steps: a slot that becomes free is taken in the next step.
+
+    W > 2T                          window = R + T at once, then leave the engine time to show it
+    W > T                           window - 1
+    W < T and somebody queues here  window + 1/4 of it while nobody waits there, else + 1
+
+Latency does not serve as a signal: an answer takes as long as its length says, and a larger batch
+is slower without a queue. A request that the engine turns away (429, 503) halves the window.
+
+No clock and no I/O: time is handed in, in seconds, never decreasing.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+_FORGET_A_REQUEST = 1.0005  # how fast the least time to a first token is forgotten
+_RATE_S = 5.0  # over how long rates are averaged
+_SETTLE_S = 0.25
+_STALE_S = 3.0  # what the engine told is older: look from outside
+_LOOK_S = 0.25  # from outside
+_TOKEN_S = 0.05  # a token's time before any is known
+
+
+class Rate:
+    """Events a second, averaged over the past seconds, the latest counting most."""
+
+    def __init__(self) -> None:
+        self._weighed = 0.0
+        self._at: float | None = None
+        self._begin = 0.0
+
+    def count(self, now: float) -> None:
+        """One more."""
+        self._decay(now)
+        self._weighed += 1.0
+
+    def at(self, now: float) -> float:
+        """Events a second now."""
+        if self._at is None:
+            return 0.0
+        self._decay(now)
+        seen = 1 - math.exp(-max(now - self._begin, 1e-3) / _RATE_S)  # less at the start
+        return self._weighed / (_RATE_S * seen)
+
+    def _decay(self, now: float) -> None:
+        if self._at is None:
+            self._at = self._begin = now
+        self._weighed *= math.exp(-(now - self._at) / _RATE_S)
+        self._at = now
+
+
+class Base:
+    """The least median of 8 times to the first token: one without a queue. It may grow slowly."""
+
+    def __init__(self) -> None:
+        self._recent: list[float] = []
+        self.seconds: float | None = None
+
+    def saw(self, seconds: float) -> None:
+        """A request had its first token after so long."""
+        self._recent = [*self._recent[-7:], seconds]
+        if self.seconds is not None:
+            self.seconds *= _FORGET_A_REQUEST
+        if len(self._recent) == 8:
+            usual = median(self._recent)
+            self.seconds = usual if self.seconds is None else min(self.seconds, usual)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a window begins, and between what it may move; equal ones fix it."""
+
+    start: int = 8
+    least: int = 1
+    greatest: int = 1_000_000
+
+    @classmethod
+    def fixed(cls, size: int) -> "Bounds":
+        """A window that does not move."""
+        return cls(size, size, size)
+
+
+class Window:
+    """The window of one upstream; see the module.
+
+    in_flight: sent and not ended. flowing: of these, those that have a first token. running,
+    waiting: as the engine told last, None where it never did.
+    """
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self._bounds = bounds or Bounds()
+        self.size = float(self._bounds.start)
+        self.in_flight = 0
+        self.flowing = 0
+        self.running: int | None = None
+        self.waiting: int | None = None
+        self._told_at = -math.inf
+        self._news = False  # told, and not yet acted upon
+        self._look_at = 0.0
+        self._closed_until = 0.0
+        self._sends, self._ends = Rate(), Rate()
+        self._base = Base()
+        self._token_s = _TOKEN_S
+
+    # -- what happens ------------------------------------------------------------------------
+
+    def sent(self, now: float) -> None:
+        """A request goes to the engine."""
+        self.in_flight += 1
+        self._sends.count(now)
+
+    def first_token(self, seconds: float) -> None:
+        """A request has its first token, so long after it was sent."""
+        self.flowing += 1
+        self._base.saw(seconds)
+
+    def ended(self, now: float, *, flowed: bool, token_s: float | None = None) -> None:
+        """A request ended, however; whether it had a first token, and its seconds a token."""
+        self.in_flight -= 1
+        self.flowing -= flowed
+        self._ends.count(now)
+        if token_s is not None:
+            self._token_s += 0.1 * (token_s - self._token_s)
+
+    def told(self, running: int, waiting: int, now: float) -> None:
+        """The engine says how many run and wait, those of others included."""
+        self.running, self.waiting, self._told_at = running, waiting, now
+        self._news = True
+
+    def turned_away(self, retry_after_s: float, now: float) -> None:
+        """The engine answered 429 or 503: it gets nothing until then, and less."""
+        self._resize(self.size / 2)
+        self._closed_until = max(self._closed_until, now + retry_after_s)
+        self._look_at = max(self._look_at, self._closed_until)
+
+    # -- what follows ------------------------------------------------------------------------
+
+    def room(self, now: float) -> int:
+        """How many more requests the engine may be sent."""
+        return 0 if now < self._closed_until else max(0, math.floor(self.size) - self.in_flight)
+
+    def ends_rate(self, now: float) -> float:
+        """Requests a second that end."""
+        return self._ends.at(now)
+
+    def adjust(self, queued: bool, now: float) -> None:
+        """Look at the engine and move; to be called a few times a second.
+
+        queued: whether anybody waits here.
+        """
+        if now < self._look_at:
+            return
+        if now - self._told_at <= _STALE_S:
+            if self._news and self.running is not None and self.waiting is not None:
+                self._news = False  # one move for each answer
+                self._by_its_own_numbers(self.running, self.waiting, queued, now)
+        else:
+            self._look_at = now + _LOOK_S
+            self._from_outside(queued, now)
+
+    def _target(self, now: float) -> int:
+        """T: how many should wait inside."""
+        return max(2, math.ceil(2 * self.ends_rate(now) * self._token_s))
+
+    def _by_its_own_numbers(self, running: int, waiting: int, queued: bool, now: float) -> None:
+        target = self._target(now)
+        others = max(0, running + waiting - self.in_flight)
+        if waiting > 2 * target:
+            self._resize(running + target - others)
+            self._settle(now)
+        elif waiting > target:
+            self._resize(self.size - 1)
+        elif waiting < target and queued:
+            self._resize(self.size + (self.size / 4 if waiting == 0 else 1))
+
+    def _from_outside(self, queued: bool, now: float) -> None:
+        base, target = self._base.seconds, self._target(now)
+        prefilling = self._sends.at(now) * (base or 0.0)
+        waiting = self.in_flight - self.flowing - prefilling
+        if waiting > target and base is None:
+            return  # how long a prefill takes is not known yet
+        if waiting > 2 * target + 1:
+            self._resize(self.flowing + target + prefilling)
+            self._settle(now)
+        elif waiting > target:
+            self._resize(self.size - 1)
+        elif waiting < target and queued:
+            self._resize(self.size + (self.size / 8 if waiting < target / 2 else 0.5))
+
+    def _settle(self, now: float) -> None:
+        self._look_at = now + 2 * (self._base.seconds or 0.0) + _SETTLE_S
+
+    def _resize(self, size: float) -> None:
+        size = min(size, max(self.size, 1.25 * self.in_flight + 1))  # unfilled, it does not grow
+        self.size = min(max(size, self._bounds.least), self._bounds.greatest)

@@ -1,0 +1,97 @@
+"""A gateway on a real socket, in a thread, and a client to talk to it."""
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fairlane.gateway.config import GatewayConfig
+from fairlane.gateway.run import DrainingServer, Running
+from fairlane.http_server import in_thread
+from tests.processes import PATIENCE_S
+
+
+class Site:
+    """A running gateway."""
+
+    def __init__(self, running: Running, url: str) -> None:
+        self.running = running
+        self.url = url
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection to it."""
+        return http.client.HTTPConnection("127.0.0.1", port_of(self.url), timeout=PATIENCE_S)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        key: str | None = None,
+        **headers: str,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers in lower case, body."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            named["Authorization"] = f"Bearer {key}"
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection = self.connect()
+        try:
+            connection.request(method, path, None if body is None else content, named)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, found, answer.read()
+        finally:
+            connection.close()
+
+    def complete(
+        self, tokens: int, key: str | None = None, **fields: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        """A streamed completion of so many tokens."""
+        body = {"model": "tiny", "prompt": "a b c", "max_tokens": tokens, "stream": True}
+        return self.request("POST", "/v1/completions", {**body, "user": "u", **fields}, key)
+
+    def clients(self, key: str | None = None) -> dict[str, Any]:
+        """What it tells of its clients, once all requests are settled."""
+        until(lambda: self.running.live == 0)
+        found: dict[str, Any] = json.loads(self.request("GET", "/fairlane/tenants", key=key)[2])
+        clients: dict[str, Any] = found["clients"]
+        return clients
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must happen."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+@contextmanager
+def gateway(*upstreams: str, folder: Path | None = None, **tables: Any) -> Iterator[Site]:
+    """Start one with these upstreams, and these tables of its configuration."""
+    document = {"upstreams": {f"u{i}": {"url": url} for i, url in enumerate(upstreams)}}
+    window = tables.pop("window", None)
+    for table in document["upstreams"].values():
+        if window is not None:
+            table["window"] = window
+    running = Running(GatewayConfig.parse({**document, **tables}, folder or Path()))
+    with in_thread(lambda ready: DrainingServer(running, ready)) as url:
+        yield Site(running, url)
+
+
+def port_of(url: str) -> int:
+    """The port of an address."""
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+def data_of(stream: bytes) -> list[Any]:
+    """The data of a stream's events, parsed where it is JSON."""
+    lines = [line[6:] for line in stream.decode().splitlines() if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
