@@ -240,7 +240,13 @@ def running(access: Access, engine: Engine | None = None) -> Iterator[Server]:
     """Start a server; it is stopped when the block ends."""
     server = Server(access, engine or Engine())
     config = uvicorn.Config(
-        server, "127.0.0.1", 0, log_level="critical", lifespan="on", timeout_graceful_shutdown=1
+        server,
+        "127.0.0.1",
+        0,
+        log_level="critical",
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+        http="h11",  # httptools refuses some bad headers itself; what passes it is tested here
     )
     process = uvicorn.Server(config)
     started = threading.Event()
