@@ -50,6 +50,22 @@ def test_a_window_that_nobody_fills_does_not_grow() -> None:
     assert window.size == 8
 
 
+def test_what_filled_the_engine_before_is_given_at_once() -> None:
+    """Others fill it for a while, and are gone: no climb from the bottom."""
+    window = Window(Bounds(start=64))
+    window.told(running=64, waiting=60, now=1.0)  # of others
+    window.adjust(queued=True, now=1.0)
+    assert window.size == 1
+    window.told(running=1, waiting=0, now=3.0)
+    window.adjust(queued=True, now=3.0)
+    assert window.size == 64 + 2 - 1  # one of others still runs
+    window.told(running=24, waiting=40, now=6.0)  # there is less room now
+    for _ in range(64):
+        window.sent(6.0)
+    window.adjust(queued=True, now=6.0)
+    assert window.size == 24 + 2
+
+
 def test_requests_of_others_on_the_engine_are_not_ours() -> None:
     window = Window(Bounds(start=32))
     for _ in range(32):

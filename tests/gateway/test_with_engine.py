@@ -12,7 +12,7 @@ import pytest
 
 from fairlane.door.tenants import Role
 from tests.engines.identity.site import Town
-from tests.gateway.site import Site, gateway
+from tests.gateway.site import Site, gateway, until
 from tests.simulated.engines import Running, running
 
 SLOTS = 8
@@ -75,6 +75,26 @@ def test_a_learned_window_keeps_the_order_here_and_the_engine_busy(
     [upstream] = operators_view(site, town, "/fairlane/upstreams")["upstreams"]
     assert SLOTS <= upstream["window"] <= 3 * SLOTS
     assert upstream["engine_running"] is not None
+
+
+def test_tokens_are_charged_as_they_flow_also_after_a_moment_of_rest(
+    life: ExitStack, tmp_path: Path
+) -> None:
+    """Whatever runs in the background begins anew when somebody comes."""
+    _, site, town = start(life, tmp_path)
+    fields = {"model": MODEL, "ignore_eos": True}
+    background = site.running.models[MODEL].dispatcher._tasks
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(3):
+            assert site.complete(2, town.keys["b"], **fields)[0] == 200
+            until(lambda: background[""].done())  # and the next look at the load is not due yet
+            long = pool.submit(site.complete, 400, town.keys["a"], **fields)
+            seen = 0
+            while not seen:
+                clients = operators_view(site, town)["clients"]
+                seen = clients.get("a", {}).get("output_tokens", 0) % 400
+                assert seen or not long.done()
+            assert long.result()[0] == 200
 
 
 def test_models_and_load_of_two_engines(life: ExitStack, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Hands out turns: what stands between a pool, which has no clock, and requests that await.
 
 One ticker reports tokens and moves windows while anything lives; one scraper an upstream asks for
-its load. Idle, neither runs.
+its load, more often while its window grows. Idle, neither runs.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from fairlane.gateway.signals import Load
 log = logging.getLogger("fairlane.gateway")
 TICK_S = 0.02
 SCRAPE_S = 1.0
+GROWING_S = 0.25
 
 
 class NotQueued(Exception):
@@ -36,7 +37,7 @@ class Dispatcher:
         self.pool = pool
         self._loads = loads
         self._turns: dict[str, asyncio.Future[Lane]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def arrive(self, request: Request) -> None:
         """A request begins to wait. Raises NotQueued."""
@@ -92,28 +93,30 @@ class Dispatcher:
 
     async def close(self) -> None:
         """End the ticker and the scrapers."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     # -- inside ------------------------------------------------------------------------------
 
     def _await(self, request_id: str) -> None:
         self._turns[request_id] = asyncio.get_running_loop().create_future()
         self.pump()
-        if not self._tasks:
-            self._start(self._tick())
-            for name in self._loads:
-                self._start(self._scrape(name))
+        self._keep("", self._tick)
+        for name in self._loads:
+            self._keep(name, self._scrape, name)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _keep(self, name: str, work: Callable[..., Coroutine[Any, Any, None]], *of: str) -> None:
+        """See to it that the work is being done; each ends by itself when all is idle."""
+        task = self._tasks.get(name)
+        if task is None or task.done():
+            self._tasks[name] = asyncio.create_task(work(*of))
+            self._tasks[name].add_done_callback(_tell)
 
     async def _tick(self) -> None:
         while self._busy:
             await asyncio.sleep(TICK_S)
+            self.pump()
             self.pool.tick()
             self.pump()
 
@@ -124,11 +127,17 @@ class Dispatcher:
             load = await self._loads[name]()
             if load is not None:
                 self.pool.told(name, load)
-                pause = SCRAPE_S
+                pause = GROWING_S if self.pool.lanes[name].window.grows else SCRAPE_S
             else:
-                pause = min(2 * pause, 60.0)
+                pause = min(2 * max(pause, SCRAPE_S), 60.0)
             await asyncio.sleep(pause)
 
     @property
     def _busy(self) -> bool:
         return self.pool.waiting + self.pool.running > 0
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    """Say what ended a task that should not have."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a mistake of the gateway's own", exc_info=task.exception())

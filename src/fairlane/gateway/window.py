@@ -9,7 +9,8 @@ waiting, what ends in two steps: a slot that becomes free is taken in the next s
 
     W > 2T                          window = R + T at once, then leave the engine time to show it
     W > T                           window - 1
-    W < T and somebody queues here  window + 1/4 of it while nobody waits there, else + 1
+    W < T and somebody queues here  window + 1/4 of it while nobody waits there, and at once to what
+                                    filled the engine before; else + 1
 
 Latency does not serve as a signal: an answer takes as long as its length says, and a larger batch
 is slower without a queue. A request that the engine turns away (429, 503) halves the window.
@@ -92,7 +93,7 @@ class Window:
     """The window of one upstream; see the module.
 
     in_flight: sent and not ended. flowing: of these, those that have a first token. running,
-    waiting: as the engine told last, None where it never did.
+    waiting: as the engine told last, None where it never did. grows: whether it is on its way up.
     """
 
     def __init__(self, bounds: Bounds | None = None) -> None:
@@ -103,6 +104,8 @@ class Window:
         self.running: int | None = None
         self.waiting: int | None = None
         self._told_at = -math.inf
+        self.grows = False
+        self._full = 0  # how many ran when some waited
         self._news = False  # told, and not yet acted upon
         self._look_at = 0.0
         self._closed_until = 0.0
@@ -173,13 +176,18 @@ class Window:
     def _by_its_own_numbers(self, running: int, waiting: int, queued: bool, now: float) -> None:
         target = self._target(now)
         others = max(0, running + waiting - self.in_flight)
+        if waiting:
+            self._full = running
+        self.grows = queued and not waiting
         if waiting > 2 * target:
             self._resize(running + target - others)
             self._settle(now)
         elif waiting > target:
             self._resize(self.size - 1)
+        elif self.grows:
+            self._resize(max(1.25 * self.size, self._full + target - others))
         elif waiting < target and queued:
-            self._resize(self.size + (self.size / 4 if waiting == 0 else 1))
+            self._resize(self.size + 1)
 
     def _from_outside(self, queued: bool, now: float) -> None:
         base, target = self._base.seconds, self._target(now)
@@ -199,5 +207,4 @@ class Window:
         self._look_at = now + 2 * (self._base.seconds or 0.0) + _SETTLE_S
 
     def _resize(self, size: float) -> None:
-        size = min(size, max(self.size, 1.25 * self.in_flight + 1))  # unfilled, it does not grow
         self.size = min(max(size, self._bounds.least), self._bounds.greatest)
