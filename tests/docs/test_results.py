@@ -1,25 +1,33 @@
-"""What docs/results.md says was measured is what the data in results/h200 say."""
+"""What docs/results.md says was measured is what the data in results/ say."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_tables_and_figures_are_made_of_the_data(tmp_path: Path) -> None:
-    page, data = tmp_path / "results.md", tmp_path / "h200"
+@pytest.mark.parametrize(
+    ("tool", "folder", "figure"),
+    [("h200_results", "h200", "fig3.png"), ("gateway_results", "gateway", "window.png")],
+)
+def test_the_tables_and_figures_are_made_of_the_data(
+    tmp_path: Path, tool: str, folder: str, figure: str
+) -> None:
+    page, data = tmp_path / "results.md", tmp_path / folder
     shutil.copy(ROOT / "docs" / "results.md", page)
-    shutil.copytree(ROOT / "results" / "h200", data)
-    for figure in data.glob("*.png"):
-        figure.unlink()
+    shutil.copytree(ROOT / "results" / folder, data)
+    for drawn in data.glob("*.png"):
+        drawn.unlink()
 
-    tool = [sys.executable, "-m", "tools.h200_results"]
-    subprocess.run([*tool, "--output", str(data), "--page", str(page)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", f"tools.{tool}", "--output", str(data), "--page", str(page)]
+    subprocess.run(command, cwd=ROOT, check=True)
 
     assert page.read_text() == (ROOT / "docs" / "results.md").read_text()
-    assert (data / "fig3.png").exists()
+    assert (data / figure).exists()
 
 
 def test_the_real_trace_is_not_among_the_data() -> None:
