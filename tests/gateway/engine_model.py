@@ -4,6 +4,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+from fairlane.gateway.dispatch import GROWING_S, SCRAPE_S
 from fairlane.gateway.window import Window
 
 
@@ -85,7 +86,7 @@ def run(
             token_s = (now - (one.first or now)) / max(1, one.output - 1)
             window.ended(now, flowed=True, token_s=token_s)
         if tells and now >= next_scrape:
-            next_scrape = now + 1.0
+            next_scrape = now + (GROWING_S if window.grows else SCRAPE_S)
             window.told(len(engine.running), len(engine.waiting), now)
         if now >= next_look:
             next_look = now + 0.05

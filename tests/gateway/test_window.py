@@ -66,6 +66,19 @@ def test_what_filled_the_engine_before_is_given_at_once() -> None:
     assert window.size == 24 + 2
 
 
+def test_a_queue_that_is_empty_for_a_moment_opens_no_gates() -> None:
+    window = Window(Bounds(start=66))
+    for _ in range(66):
+        window.sent(0.0)
+    sizes = []
+    for second, waiting in enumerate((2, 0, 2, 0, 0, 3, 0, 0, 0, 0)):
+        window.told(running=64, waiting=waiting, now=second)
+        window.adjust(queued=True, now=second)
+        sizes.append(window.size)
+    assert sizes[:8] == [66, 67, 67, 68, 69, 68, 69, 70]
+    assert sizes[8:] == [70 * 1.25, 70 * 1.25**2]  # there is more room than before
+
+
 def test_requests_of_others_on_the_engine_are_not_ours() -> None:
     window = Window(Bounds(start=32))
     for _ in range(32):

@@ -9,8 +9,8 @@ waiting, what ends in two steps: a slot that becomes free is taken in the next s
 
     W > 2T                          window = R + T at once, then leave the engine time to show it
     W > T                           window - 1
-    W < T and somebody queues here  window + 1/4 of it while nobody waits there, and at once to what
-                                    filled the engine before; else + 1
+    W < T and somebody queues here  at once to what filled the engine before, R + T of then; from
+                                    there + 1, and + 1/4 of it once W stays 0 (it has more room now)
 
 Latency does not serve as a signal: an answer takes as long as its length says, and a larger batch
 is slower without a queue. A request that the engine turns away (429, 503) halves the window.
@@ -27,6 +27,7 @@ _RATE_S = 5.0  # over how long rates are averaged
 _SETTLE_S = 0.25
 _STALE_S = 3.0  # what the engine told is older: look from outside
 _LOOK_S = 0.25  # from outside
+_TWICE = 2  # a queue that is empty for a moment is so by chance
 _TOKEN_S = 0.05  # a token's time before any is known
 
 
@@ -105,7 +106,8 @@ class Window:
         self.waiting: int | None = None
         self._told_at = -math.inf
         self.grows = False
-        self._full = 0  # how many ran when some waited
+        self._full = 0  # how many ran when some waited last
+        self._looks = 0  # in a row that saw nobody wait
         self._news = False  # told, and not yet acted upon
         self._look_at = 0.0
         self._closed_until = 0.0
@@ -178,14 +180,18 @@ class Window:
         others = max(0, running + waiting - self.in_flight)
         if waiting:
             self._full = running
+        self._looks = 0 if waiting else self._looks + 1
+        known = self._full + target - others
         self.grows = queued and not waiting
         if waiting > 2 * target:
             self._resize(running + target - others)
             self._settle(now)
         elif waiting > target:
             self._resize(self.size - 1)
-        elif self.grows:
-            self._resize(max(1.25 * self.size, self._full + target - others))
+        elif self.grows and self.size < known:
+            self._resize(known)
+        elif self.grows and (not self._full or self._looks > _TWICE):
+            self._resize(1.25 * self.size)
         elif waiting < target and queued:
             self._resize(self.size + 1)
 
