@@ -12,7 +12,7 @@ import inspect
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
@@ -20,6 +20,23 @@ from pydantic.errors import PydanticSchemaGenerationError
 from fairlane.core.errors import FairlaneError, UnknownNameError
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+class Table(BaseModel):
+    """A table of a TOML file: its keys with their types and ranges, and no others."""
+
+    model_config = _STRICT
+
+
+T = TypeVar("T", bound=Table)
+
+
+def parsed(shape: type[T], data: Mapping[str, Any]) -> T:
+    """The table in `data`. Raises FairlaneError, one line that begins with the key's path."""
+    try:
+        return shape.model_validate(dict(data))
+    except ValidationError as error:
+        raise FairlaneError(_line(error)) from None
 
 
 def options_of(target: Callable[..., Any]) -> dict[str, Any]:
@@ -86,5 +103,10 @@ def _line(error: ValidationError) -> str:
     """The first mistake, as one line."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    must = first["msg"].replace("Input should be", "must be")
+    match first["type"]:
+        case "missing":
+            return f"no {name}, which it needs"
+        case "extra_forbidden":
+            return f"unknown key {name}"
+    must = first["msg"].replace("Input should", "must").removeprefix("Value error, ")
     return f"{name} {must}, not {reprlib.repr(first['input'])}"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fairlane.core.cost import QuadraticCost
+from fairlane.core.errors import FairlaneError
 from fairlane.experiments.profile_cost import (
     Timing,
     TimingError,
@@ -74,3 +75,35 @@ def test_a_cost_is_written_and_read_back_exactly(tmp_path: Path) -> None:
     path.write_text("[cost]\nprompt = 1.0\n")
     with pytest.raises(ValueError, match=r"cost\.toml: not a cost"):
         read_cost(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("prompt = 1", "prompt = '1'", "prompt must be a valid number, not '1'"),
+        ("prompt = 1", "prompt = true", "prompt must be a valid number, not True"),
+        ("prompt = 1", "prompt = nan", "prompt must be a finite number, not nan"),
+        ("prompt = 1", "prompt = -1", "prompt must be greater than or equal to 0, not -1"),
+        ("prompt = 1", "", r"no prompt in \[cost\]"),
+        ("prompt = 1", "prompt = 1\ncashed_price = 1", "unknown key 'cashed_price'"),
+        ("[cost]", "cost = 5", "cost must be a valid dictionary, not 5"),
+        ("[cost]", "[costs]", "no cost"),
+    ],
+)
+def test_a_wrong_cost_is_one_line(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    path = tmp_path / "cost.toml"
+    right = "[cost]\nprompt = 1\noutput_linear = 1\ncross = 1\noutput_square = 1\nconstant = 1\n"
+    path.write_text(right)
+    assert read_cost(path) == QuadraticCost(1, 1, 1, 1, 1)
+    wrong = right.replace(old, new)
+    path.write_text(wrong if new != "cost = 5" else new)
+    with pytest.raises(FairlaneError, match=complaint) as raised:
+        read_cost(path)
+    assert str(raised.value).startswith(f"{path}: not a cost")
+
+
+def test_a_cost_keeps_its_price_of_cached_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "cost.toml"
+    write_cost(path, fit_cost(profile_timings(get_profile("a10g-llama-2-7b"), batch=16)), "test")
+    path.write_text(path.read_text().replace("[cost]\n", "[cost]\ncached_price = 0.125\n"))
+    assert read_cost(path).cached_price == 0.125

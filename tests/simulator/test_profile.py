@@ -1,5 +1,7 @@
 """Latency profiles: what their numbers mean, and what a wrong file is told."""
 
+import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -70,14 +72,54 @@ def test_unknown_names_list_the_known_ones() -> None:
     ("text", "complaint"),
     [
         ("summary = ", "not a latency profile"),
-        ("summary = 'x'", "decode"),
+        ("summary = 'x'", "no memory_tokens"),
+        ("loop = ['vllm']", r"loop must be slora or vllm, not \['vllm'\]"),
+        ("\xff", "not a latency profile"),
         (None, "cannot be read"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str | None, complaint: str) -> None:
     path = tmp_path / "wrong.toml"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     with pytest.raises(ProfileError, match=complaint) as raised:
         read_profile(path)
     assert str(path) in str(raised.value)
+
+
+VLLM = (files("fairlane.simulator") / "profiles" / "h200-llama-2-7b.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "complaint"),
+    [
+        (PROFILE, "memory_tokens = 'x'", "memory_tokens must be a valid integer, not 'x'"),
+        (PROFILE, "memory_tokens = nan", "memory_tokens must be a valid integer, not nan"),
+        (PROFILE, "memory_tokens = true", "memory_tokens must be a valid integer, not True"),
+        (PROFILE, "summary = 5", "summary must be a valid string, not 5"),
+        (PROFILE, "constant_ms = nan", "decode.constant_ms must be a finite number, not nan"),
+        (PROFILE, "constant_ms = -10", "decode.constant_ms must be greater than or equal to 0"),
+        (PROFILE, "per_context_token_us = inf", "decode.per_context_token_us must be a finite"),
+        (PROFILE, "jumps_ms = [[2]]", "decode.jumps_ms.0 List"),
+        (PROFILE, "floor_ms = 1.0\nfloor_us = 1.0", "unknown key decode.floor_us"),
+        (PROFILE, "tile_tokens = 0", "prefill.tile_tokens must be greater than or equal to 1"),
+        (PROFILE, "staircase_ms = [1.0]", "prefill.staircase_ms List should have at least 3"),
+        (PROFILE, "tile_tokens = 32\npoints_ms = [[0, 1], [9, 2]]", "prefill needs staircase_ms"),
+        (VLLM, "max_num_seqs = 0", "scheduler.max_num_seqs must be greater than or equal to 1"),
+        (VLLM, "block_size = 0", "scheduler.block_size must be greater than or equal to 1"),
+        (VLLM, "async_scheduling = 'no'", "scheduler.async_scheduling must be a valid boolean"),
+        (VLLM, "arrive_ms = [6.0, 2.0]", "client.arrive_ms must be the least first"),
+        (VLLM, "decode_ms = [[8, 5.0], [1, 4.0]]", "gpu.decode_ms must have its points in order"),
+        (VLLM, "step = 2.0", "noise.step must be less than or equal to 1, not 2.0"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_key(
+    tmp_path: Path, text: str, line: str, complaint: str
+) -> None:
+    key = line.partition(" = ")[0]
+    path = tmp_path / "wrong.toml"
+    path.write_text(re.sub(rf"(?m)^{key} = .*$", line, text, count=1))
+    with pytest.raises(
+        ProfileError, match=re.escape(f"{path}: not a latency profile: {complaint}")
+    ):
+        read_profile(path)

@@ -13,16 +13,18 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tomlkit
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fairlane.core.cost import QuadraticCost
 from fairlane.core.errors import FairlaneError
 from fairlane.files import atomic_write
 from fairlane.simulator.profile import MAX_BATCH, Profile
+from fairlane.validation import Table, checked, parsed
 from fairlane.workloads.rows import Row, read_rows
 
 PHASES = ("prefill", "decode", "request")
@@ -171,12 +173,21 @@ def write_cost(path: str | os.PathLike[str], fit: CostFit, source: str) -> None:
         tomlkit.dump(content, file)
 
 
+class _CostFile(Table):
+    cost: dict[str, Any]
+    provenance: Annotated[dict[str, Any], Field(default_factory=dict)]
+
+
 def read_cost(path: Path) -> QuadraticCost:
     """Read a cost that `write_cost` wrote as TOML. Raises FairlaneError, naming the file."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))["cost"]
-        return QuadraticCost(**{name: float(table[name]) for name in COEFFICIENTS})
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        cost = parsed(_CostFile, content).cost
+        given = checked(QuadraticCost, cost, what="key")
+        if missing := [name for name in COEFFICIENTS if name not in given]:
+            raise FairlaneError(f"no {', '.join(missing)} in [cost]")
+        return QuadraticCost(**given)
     except OSError as error:
         raise FairlaneError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise FairlaneError(f"{path}: not a cost as profile-cost writes it ({error!r})") from error
+    except ValueError as error:  # bad TOML, bad UTF-8, or no cost
+        raise FairlaneError(f"{path}: not a cost as profile-cost writes it: {error}") from error

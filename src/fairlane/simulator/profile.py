@@ -10,7 +10,7 @@ points. What a vLLM server's steps depend on is in step_latency.py.
 
 import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.simulator.profile_file import MAX_TOKENS, Decode, Prefill, SloraFile, VllmFile
 from fairlane.simulator.randomness import Noise
-from fairlane.simulator.step_latency import StepLatency, StepSize, parse_latency
+from fairlane.simulator.step_latency import StepLatency, StepSize, latency_of
+from fairlane.validation import parsed
 
 MAX_BATCH = 1000  # requests in a running batch, at most
 
@@ -125,68 +127,78 @@ def get_profile(name: str) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile from a TOML file."""
+    """A profile from a TOML file. Raises ProfileError, naming the file and the key."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        return _parse(path.stem, data)
+        return _parse(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ProfileError(f"{path}: not a latency profile: {error!r}") from error
+        cause = (error.strerror or "").lower()
+        raise ProfileError(f"{path}: cannot be read ({cause})") from error
+    except ValueError as error:  # bad TOML, bad UTF-8, or no profile
+        raise ProfileError(f"{path}: not a latency profile: {error}") from error
 
 
 def _parse(name: str, data: dict[str, Any]) -> Profile:
-    loop = data.get("loop", "slora")
-    if loop not in LOOPS:
-        raise ValueError(f"loop is {loop!r}; known: {', '.join(LOOPS)}")
-    return LOOPS[loop](name, data)
+    match data.get("loop", "slora"):
+        case "slora":
+            return _slora(name, parsed(SloraFile, data))
+        case "vllm":
+            return _vllm(name, parsed(VllmFile, data))
+        case loop:
+            raise FairlaneError(f"loop must be slora or vllm, not {loop!r}")
 
 
-def _parse_vllm(name: str, data: dict[str, Any]) -> VllmProfile:
-    low, high = data["client"]["arrive_ms"]
+def _vllm(name: str, file: VllmFile) -> VllmProfile:
+    low, high = file.client.arrive_ms
     return VllmProfile(
         name=name,
-        summary=data["summary"],
-        memory_tokens=data["memory_tokens"],
-        **data["scheduler"],
-        latency=parse_latency(data),
-        noise=Noise(**data["noise"], delay_s=(low / 1e3, high / 1e3)),
-        provenance=data.get("provenance", {}),
+        summary=file.summary,
+        memory_tokens=file.memory_tokens,
+        **file.scheduler.model_dump(),
+        latency=latency_of(file),
+        noise=Noise(**file.noise.model_dump(), delay_s=(low / 1e3, high / 1e3)),
+        provenance=file.provenance,
     )
 
 
-def _parse_slora(name: str, data: dict[str, Any]) -> SloraProfile:
-    decode, prefill = data["decode"], data["prefill"]
-    table, tile = _prefill_table(prefill)
+def _slora(name: str, file: SloraFile) -> SloraProfile:
+    decode = file.decode
+    table, tile = _prefill_table(file.prefill)
     return SloraProfile(
         name=name,
-        summary=data["summary"],
-        memory_tokens=data["memory_tokens"],
+        summary=file.summary,
+        memory_tokens=file.memory_tokens,
         decode_base=tuple(_decode_base(decode, n) / 1e3 for n in range(MAX_BATCH + 1)),
-        decode_per_token=decode["per_context_token_us"] / 1e6,
-        decode_per_longest=decode.get("per_longest_token_us", 0.0) / 1e6,
-        decode_floor=decode.get("floor_ms", 0.0) / 1e3,
+        decode_per_token=decode.per_context_token_us / 1e6,
+        decode_per_longest=decode.per_longest_token_us / 1e6,
+        decode_floor=decode.floor_ms / 1e3,
         prefill_table=tuple(ms / 1e3 for ms in table),
         prefill_tile=tile,
-        provenance=data.get("provenance", {}),
+        provenance=file.provenance,
     )
 
 
-def _decode_base(decode: dict[str, Any], n: int) -> float:
+def _decode_base(decode: Decode, n: int) -> float:
     """Milliseconds of a decode step of n requests, context aside."""
-    ms: float = decode["constant_ms"] + decode.get("per_request_us", 0.0) * n / 1e3
-    ms += sum(jump for above, jump in decode.get("jumps_ms", []) if n > above)
-    if "curve_ms" in decode:
-        ms += _interpolate(decode["curve_ms"], n)
+    ms = decode.constant_ms + decode.per_request_us * n / 1e3
+    ms += sum(jump for above, jump in decode.jumps_ms if n > above)
+    if decode.curve_ms is not None:
+        ms += _interpolate(decode.curve_ms, n)
     return ms
 
 
-def _prefill_table(prefill: dict[str, Any]) -> tuple[list[float], int]:
+def _prefill_table(prefill: Prefill) -> tuple[list[float], int]:
     """Milliseconds by number of tiles, and the tokens of a tile."""
-    if "staircase_ms" in prefill:
-        return prefill["staircase_ms"], prefill["tile_tokens"]
-    points = prefill["points_ms"]
-    return [_interpolate(points, tokens) for tokens in range(points[-1][0] + 1)], 1
+    stairs, tile, points = prefill.staircase_ms, prefill.tile_tokens, prefill.points_ms
+    if stairs is not None and tile is not None and points is None:
+        return stairs, tile
+    if points is None or stairs is not None or tile is not None:
+        raise FairlaneError("prefill needs staircase_ms with tile_tokens, or points_ms alone")
+    last = points[-1][0]
+    if not 2 <= last <= MAX_TOKENS:
+        raise FairlaneError(
+            f"prefill.points_ms must end at 2 to {MAX_TOKENS:,} tokens, not {last:,g}"
+        )
+    return [_interpolate(points, tokens) for tokens in range(int(last) + 1)], 1
 
 
 def _interpolate(points: list[list[float]], x: float) -> float:
@@ -197,9 +209,3 @@ def _interpolate(points: list[list[float]], x: float) -> float:
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return points[-1][1]
-
-
-LOOPS: dict[str, Callable[[str, dict[str, Any]], Profile]] = {
-    "slora": _parse_slora,
-    "vllm": _parse_vllm,
-}

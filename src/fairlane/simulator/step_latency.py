@@ -11,7 +11,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from fairlane.simulator.profile_file import VllmFile
 
 Points = Sequence[Sequence[float]]
 
@@ -96,24 +98,24 @@ class StepLatency:
         return self.update_s + self.update_per_request * requests
 
 
-def parse_latency(data: dict[str, Any]) -> StepLatency:
-    """From the tables gpu, engine and client of a profile. Raises KeyError for what lacks."""
-    gpu, engine, client = data["gpu"], data["engine"], data["client"]
+def latency_of(file: VllmFile) -> StepLatency:
+    """From the tables gpu, engine and client of a profile."""
+    gpu, engine, client = file.gpu, file.engine, file.client
     return StepLatency(
-        decode=_seconds(gpu["decode_ms"]),
-        mixed=_seconds(gpu["mixed_ms"]),
-        per_context_token=gpu["per_context_token_ns"] / 1e9,
-        per_attention=gpu["per_attention_ps"] / 1e12,
-        schedule_s=engine["schedule_ms"] / 1e3,
-        schedule_per_request=engine["schedule_per_request_us"] / 1e6,
-        graph_tokens=engine["graph_tokens"],
-        graph_s=engine["graph_ms"] / 1e3,
-        pieces_s=_range(engine["pieces_ms"]),
-        eager_s=_range(engine["eager_ms"]),
-        update_s=engine["update_ms"] / 1e3,
-        update_per_request=engine["update_per_request_us"] / 1e6,
-        hand_out_s=client["hand_out_us"] / 1e6,
-        reply_s=client["reply_ms"] / 1e3,
+        decode=_seconds(gpu.decode_ms),
+        mixed=_seconds(gpu.mixed_ms),
+        per_context_token=gpu.per_context_token_ns / 1e9,
+        per_attention=gpu.per_attention_ps / 1e12,
+        schedule_s=engine.schedule_ms / 1e3,
+        schedule_per_request=engine.schedule_per_request_us / 1e6,
+        graph_tokens=engine.graph_tokens,
+        graph_s=engine.graph_ms / 1e3,
+        pieces_s=_range(engine.pieces_ms),
+        eager_s=_range(engine.eager_ms),
+        update_s=engine.update_ms / 1e3,
+        update_per_request=engine.update_per_request_us / 1e6,
+        hand_out_s=client.hand_out_us / 1e6,
+        reply_s=client.reply_ms / 1e3,
     )
 
 
