@@ -11,6 +11,7 @@ A clients file has one table per client of the workload, and "*" for those that 
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from fairlane.core.errors import FairlaneError
 
 ANY = "*"
 _FIELDS = ("key", "key_env", "headers", "model", "user")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
+_HTTP_OWN = ("connection", "content-length", "content-type", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,29 @@ def _check(where: str, table: Any) -> None:
     for name, value in table.items():
         if name not in _FIELDS:
             raise FairlaneError(f"{where}: unknown field {name!r}; known: {', '.join(_FIELDS)}")
-        texts = value.values() if name == "headers" and isinstance(value, dict) else [value]
-        if not all(isinstance(text, str) and text.isprintable() for text in texts):
-            raise FairlaneError(f"{where}: {name} must be text on one line")
+        if name == "headers":
+            _check_headers(where, value)
+        elif not _is_line(value) or not value:
+            raise FairlaneError(f"{where}: {name} must be text on one line, not empty")
     if "key" in table and "key_env" in table:
         raise FairlaneError(f"{where}: give key or key_env, not both")
+    names = {name.lower() for name in table.get("headers", {})}
+    if "authorization" in names and ("key" in table or "key_env" in table):
+        raise FairlaneError(f"{where}: give a key or the header Authorization, not both")
+
+
+def _check_headers(where: str, headers: Any) -> None:
+    if not isinstance(headers, dict) or not all(map(_is_line, headers.values())):
+        raise FairlaneError(
+            f'{where}: headers must be text on one line each, as {{ X-Tenant = "bob" }}'
+        )
+    for name in headers:
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _HTTP_OWN:
+            raise FairlaneError(f"{where}: {name!r} is no header that a client may set")
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
 
 
 def _headers(where: str, table: Mapping[str, Any]) -> dict[str, str]:
