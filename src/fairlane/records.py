@@ -69,7 +69,8 @@ class Run:
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """Where the manifest of the result file `path` lies: `<stem>.manifest.json` beside it."""
-    return Path(path).with_suffix(".manifest.json")
+    result = Path(path)
+    return result.parent / f"{result.stem}.manifest.json"  # with_suffix refuses a folder's "."
 
 
 def write_manifest(path: str | os.PathLike[str], run: Run) -> None:

@@ -282,8 +282,14 @@ def test_compare_prints_rows_and_nothing_else(tmp_path: Path, reference_dir: Pat
         ("simulate overload --weights 1,2,3", "3 weights for 2 clients: give one each"),
         ("simulate overload --weights 1,-2", "--weights takes numbers above 0"),
         ("simulate overload --rate-limit 5", "not rate_limit"),
-        ("simulate overload --duration nan", "duration must be a positive number"),
-        ("simulate overload --cold-start -1", "delay of the first prefill must be seconds >= 0"),
+        ("simulate overload --duration nan", "duration must be a finite number, not nan"),
+        (
+            "simulate overload --cold-start -1",
+            "first_prefill_delay_s must be greater than or equal",
+        ),
+        ("simulate overload --rate-scale 1e9", "requests are more than the 10,000,000"),
+        ("simulate overload --duration 1e308", "requests are more than the 10,000,000"),
+        ("simulate real --trace .", ".: cannot be read (is a directory)"),
         (
             "simulate overload --memory-tokens 300",
             "request 540 of client 1: prompt_len + output_len is 512, and at most 265",

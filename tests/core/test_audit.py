@@ -6,6 +6,7 @@ import pytest
 
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.cost import LinearCost, QuadraticCost
+from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy
 from fairlane.policies.registry import create_policy
 from tests.driving import admit_all, admit_next, enqueue_all, fresh, req
@@ -137,3 +138,31 @@ def test_memory_is_bounded_by_who_is_there() -> None:
         assert len(auditor._totals) < 300
         assert len(auditor._left) < 300
         assert len(auditor._race.heap) < 300
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"bound": float("nan")}, "bound must be greater than or equal to 0, not nan"),
+        ({"weights": {"a": 0.0}}, "the weight of 'a' must be greater than or equal to"),
+        ({"weights": {"a": float("nan")}}, "the weight of 'a' must be .*, not nan"),
+    ],
+)
+def test_an_auditor_takes_no_bound_or_weight_that_is_none(
+    options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(FairlaneError, match=complaint):
+        Auditor(**options)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "complaint"),
+    [
+        ({"memory_tokens": float("nan")}, "memory_tokens must be"),
+        ({"longest_output": 0}, "longest_output must be greater than or equal to 1, not 0"),
+        ({"least_weight": 0.0}, "least_weight must be greater than or equal to"),
+    ],
+)
+def test_a_bound_of_no_server_is_refused(numbers: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(FairlaneError, match=complaint):
+        service_bound(**{"memory_tokens": 100, "longest_prompt": 10, **numbers})

@@ -94,7 +94,7 @@ def test_several_runs_without_noise_are_one(trace: str) -> None:
         ),
         ({"weights": (1.0,)}, "1 weights for 2 clients"),
         ({"weights": (("eve", 1.0),)}, "weights for eve, who sends nothing"),
-        ({"duration": float("nan")}, "duration must be a positive number"),
+        ({"duration": float("nan")}, "duration must be a finite number, not nan"),
     ],
 )
 def test_a_setting_that_cannot_act_on_a_trace_is_refused(

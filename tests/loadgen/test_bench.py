@@ -282,7 +282,10 @@ def test_user_is_left_out_unless_a_file_gives_one(tmp_path: Path) -> None:
     [
         ({"suite": "overlod"}, "did you mean overload"),
         ({"suite": "real"}, "needs a trace"),
-        ({"rate_scale": 0.0}, "rate_scale must be a number above 0"),
+        ({"rate_scale": 0.0}, "rate_scale must be greater than 0, not 0.0"),
+        ({"drain_s": float("nan")}, "drain_s must be a finite number, not nan"),
+        ({"seed": -1}, "seed must be greater than or equal to 0, not -1"),
+        ({"prompts": None}, "prompts must be a valid string, not None"),
         ({"prompts": "poems"}, "known: tokens, words"),
         ({"omit": ("min_token",)}, "did you mean min_tokens"),
         ({"omit": ("max_tokens",)}, "unknown field to omit 'max_tokens'"),

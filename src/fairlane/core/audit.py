@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
 from fairlane.core.cost import Cost, LinearCost
+from fairlane.core.options import AT_LEAST_ONE, NOT_NEGATIVE, WEIGHTS, checked_weights
 from fairlane.core.policy import Priced
 from fairlane.core.types import Request, RequestId
 
@@ -62,8 +63,13 @@ def service_bound(
     max(w_p L_in, w_q M), unless an input token costs more than an output token; then it is
     w_q M + (w_p - w_q) L_in, and the paper's term would be too small.
 
-    longest_output: matters only for costs whose later tokens cost more.
+    longest_output: matters only for costs whose later tokens cost more. Raises FairlaneError for
+    lengths and a weight out of their range.
     """
+    NOT_NEGATIVE.check("memory_tokens", memory_tokens)
+    NOT_NEGATIVE.check("longest_prompt", longest_prompt)
+    AT_LEAST_ONE.check("longest_output", longest_output)
+    WEIGHTS.check("least_weight", least_weight)
     h: Cost = LinearCost() if cost is None else cost
     a_token = h.output(longest_prompt, 0, longest_output) / longest_output
     dearer = max(h.admission(n) - a_token * n for n in (0, longest_prompt))
@@ -134,7 +140,9 @@ class Auditor:
         pairwise: int = 16,
     ) -> None:
         self._cost: Cost = LinearCost() if cost is None else cost
-        self._weights = dict(weights or {})
+        self._weights = checked_weights(weights)
+        if bound is not None:
+            NOT_NEGATIVE.check("bound", bound)
         self._bound = bound
         self._name_of = name_of
         self._pairwise = pairwise

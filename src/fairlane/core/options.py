@@ -64,6 +64,7 @@ QUANTA = Range(ge=1e-3, le=1e12)  # rounds are counted by dividing by one
 WEIGHTS = Range(ge=1e-6, le=1e6)  # beyond, service per weight leaves what doubles hold exactly
 
 Count = Annotated[int, AT_LEAST_ONE]
+Whole = Annotated[int, NOT_NEGATIVE]
 Positive = Annotated[float, ABOVE_ZERO]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Fraction = Annotated[float, FRACTION]

@@ -13,6 +13,7 @@ from typing import Any
 
 import fairlane
 from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.core.options import NotNegative, Positive, Whole
 from fairlane.experiments.runs import Range, client_values
 from fairlane.experiments.settings import Settings
 from fairlane.experiments.traces import about_trace, notes_on_trace, read_requests, scaled_requests
@@ -26,6 +27,7 @@ from fairlane.loadgen.send import OpenLoop, Progress, Sent
 from fairlane.loadgen.server import Server, open_session
 from fairlane.metrics import headline, summarise
 from fairlane.records import RequestRecord, Run, write_jsonl
+from fairlane.validation import checked
 from fairlane.workloads.suites import get_suite
 from fairlane.workloads.trace import TracedRequest
 
@@ -48,9 +50,9 @@ class BenchSettings:
     server: str
     suite: str
     trace: str | None = None
-    duration: float | None = None
-    rate_scale: float = 1.0
-    time_scale: float = 1.0
+    duration: Positive | None = None
+    rate_scale: Positive = 1.0
+    time_scale: Positive = 1.0
     model: str | None = None
     clients: str | None = None
     client_model: str | None = None
@@ -58,15 +60,13 @@ class BenchSettings:
     omit: tuple[str, ...] = ()
     weights: Weights = ()
     cost: str = "linear"
-    timeout_s: float = 3600.0
-    drain_s: float = 30.0
-    seed: int = 0
-    workload_seed: int = 42
+    timeout_s: Positive = 3600.0
+    drain_s: NotNegative = 30.0
+    seed: Whole = 0
+    workload_seed: Whole = 42
 
     def __post_init__(self) -> None:
-        for name in ("rate_scale", "time_scale", "timeout_s"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise FairlaneError(f"{name} must be a number above 0, not {getattr(self, name)}")
+        checked(BenchSettings, asdict(self))
         if self.prompts not in PROMPTS:
             raise UnknownNameError("kind of prompts", self.prompts, PROMPTS)
         for name in self.omit:

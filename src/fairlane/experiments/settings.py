@@ -1,6 +1,5 @@
 """One run, fully described: what `fairlane simulate` takes and what a manifest echoes."""
 
-import math
 import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
+from fairlane.core.options import Count, NotNegative, Positive, Whole
 from fairlane.core.policy import Policy
 from fairlane.core.preemption import default_preemption
 from fairlane.core.types import Request
@@ -28,6 +28,7 @@ from fairlane.simulator.serving import (
     ServerConfig,
     VllmConfig,
 )
+from fairlane.validation import checked
 from fairlane.workloads.suites import Suite, get_suite
 from fairlane.workloads.trace import TracedRequest
 
@@ -57,32 +58,28 @@ class Settings:
     suite: str
     scheduler: str
     profile: str | None = None
-    memory_tokens: int | None = None
+    memory_tokens: Count | None = None
     weights: Weights = ()
     cost: str = "linear"
     rate_limit: int | None = None
     predict_range: float | None = None
     quantum: float | None = None
-    prefix_cache_tokens: int | None = None
+    prefix_cache_tokens: Whole | None = None
     preemption: str | None = None
     trace: str | None = None
     too_long: str | None = None
-    duration: float | None = None
-    rates: tuple[float, ...] = ()
-    rate_scale: float = 1.0
+    duration: Positive | None = None
+    rates: tuple[Positive, ...] = ()
+    rate_scale: Positive = 1.0
     artifact_lift: bool = False
     charging: str = Charging.DELIVERY.value
-    first_prefill_delay_s: float = 0.0
+    first_prefill_delay_s: NotNegative = 0.0
     noise: bool = True
-    seed: int = 0
-    workload_seed: int = 42
+    seed: Whole = 0
+    workload_seed: Whole = 42
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first_prefill_delay_s < math.inf:
-            delay = self.first_prefill_delay_s
-            raise FairlaneError(f"the delay of the first prefill must be seconds >= 0, not {delay}")
-        if not 0 < self.rate_scale < math.inf:
-            raise FairlaneError(f"rate_scale must be a number above 0, not {self.rate_scale}")
+        checked(Settings, asdict(self))
 
     def requests(self) -> list[TracedRequest]:
         """The workload; of a trace, what is sent in time and the server can hold."""
