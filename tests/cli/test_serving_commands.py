@@ -129,7 +129,10 @@ def test_serve_adds_scheduler_and_identity_and_passes_the_rest_on(run: Run) -> N
 def test_serve_changes_the_configuration_and_not_its_file(run: Run) -> None:
     run("tenants", "add", "alice")
     config = Path("fairlane.toml")
-    config.write_text('tenants = "tenants.toml"\n[prices]\noutput = 3.0\n[weights]\nzoe = 2.0\n')
+    config.write_text(
+        'tenants = "tenants.toml"\n[prices]\noutput = 3.0\n[weights]\nzoe = 2.0\n'
+        "[identity]\nlora = true\n"
+    )
     before = config.read_bytes()
     code, output, _ = run(
         "serve", "m", "--config", "fairlane.toml", "--rate-limit", "9", "--weights", "1,4",
@@ -196,6 +199,8 @@ def test_the_rate_limit_of_rpm_is_the_schedulers(run: Run) -> None:
         (("--port", "http"), "--port must be a number"),
         (("--num-adapters", "2"), "--num-adapters needs a model's folder"),
         (("--cost", "missing.toml"), "--cost is linear, quadratic or a file"),
+        (("--weights", "1,2"), "--weights are of adapters, which are no clients here"),
+        (("--weights", "1,2,3", "--num-adapters", "2"), "3 weights for 2 adapters: give one each"),
     ],
 )
 def test_serve_refuses_before_anything_starts(
@@ -256,3 +261,27 @@ def test_a_gateways_header_without_a_gateway_is_told_before_the_server_starts(ru
     assert run("tenants", "check")[2] == ""
     assert run(*command)[2] == ""
     assert run("tenants", "check", "--config", "other.toml")[0] == 2
+
+
+def test_tenants_are_checked_with_a_gateways_configuration(run: Run) -> None:
+    run("tenants", "add", "alice", "--weight", "2")
+    upstream = 'tenants = "tenants.toml"\n[upstreams.big]\nurl = "http://127.0.0.1:1"\n'
+    Path("fairlane.toml").write_text(upstream)
+    assert run("tenants", "check") == (0, "tenants.toml: 1 tenants, 1 keys\n", "")
+    Path("fairlane.toml").write_text(f'{upstream}[scheduler]\nname = "round-robin"\n')
+    assert "round-robin has no weights, but alice has one" in run("tenants", "check")[2]
+    Path("fairlane.toml").write_text(f"{upstream}speed = 2\n")
+    assert "[upstreams] big: unknown key 'speed'" in run("tenants", "check")[2]
+
+
+@pytest.mark.parametrize("name", ["round-robin", "rpm"])
+def test_a_gateways_scheduler_without_weights_is_refused_with_them(run: Run, name: str) -> None:
+    run("tenants", "add", "alice", "--weight", "2")
+    Path("fairlane.toml").write_text(
+        'tenants = "tenants.toml"\n[upstreams.big]\nurl = "http://127.0.0.1:1"\nmodels = ["m"]\n'
+    )
+    arguments = ("gateway", "--config", "fairlane.toml", "--check", "--scheduler")
+    assert run(*arguments, "drr")[0] == 0
+    code, output, said = run(*arguments, name)
+    assert (code, output) == (2, "")
+    assert f"{name} has no weights, but alice has one" in said

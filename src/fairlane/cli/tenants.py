@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tomllib
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +13,7 @@ import typer
 from fairlane.cli.output import Json, format_number, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from fairlane.door.config import Configuration
     from fairlane.door.tenants import Tenant
 
 app = typer.Typer(
@@ -124,7 +127,6 @@ def check(
     """
     from fairlane.door.tenant_admin import whose
     from fairlane.door.tenant_file import read_tenants
-    from fairlane.engines.vllm.config import FairlaneConfig
 
     tenants = read_tenants(file)
     key = os.environ.get("FAIRLANE_KEY")
@@ -134,9 +136,23 @@ def check(
         keys = sum(len(tenant.keys) for tenant in tenants.values())
         print(f"{file}: {len(tenants)} tenants, {keys} keys")
         if config.exists() or config != _CONFIG:
-            warning = FairlaneConfig.read(config).access.warning
+            warning = _read_configuration(config).access.warning
             if warning:
                 say(f"warning: {config}: {warning}")
+
+
+def _read_configuration(file: Path) -> "Configuration":
+    """A gateway's, where the file has a table that no other server knows; else one of vLLM."""
+    from fairlane.engines.vllm.config import FairlaneConfig
+
+    tables: set[str] = set()
+    with suppress(OSError, ValueError):  # whoever reads it says what is wrong with it
+        tables = set(tomllib.loads(file.read_text(encoding="utf-8")))
+    if not tables & {"upstreams", "gateway"}:
+        return FairlaneConfig.read(file)
+    from fairlane.gateway.config import GatewayConfig
+
+    return GatewayConfig.read(file)
 
 
 def _as_json(tenant: "Tenant", path: str) -> dict[str, object]:

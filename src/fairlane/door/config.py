@@ -137,15 +137,20 @@ class Configuration:
         weights = checked(_Weights, written).get("weights", {})
         weightless = "" if scheduler.policy().has_weights else get_policy(scheduler.name).name
         access = Access.parse(document, folder, weights=weights, weightless=weightless)
-        if weightless not in ("", _ENGINES_ORDER) and access.weighted():
-            raise FairlaneError(
-                f"[scheduler] name: {weightless} has no weights, but {access.weighted()} has one; "
-                "take vtc or drr, or give everyone the weight 1"
-            )
         cost = read_table(document, "prices", _prices)
         config = cls(scheduler, cost, weights, access, **cls._more(document, folder))
+        config.check_weights()
         config.policy()
         return config
+
+    def check_weights(self) -> None:
+        """Raise FairlaneError for weights that the scheduler cannot honour, but for fcfs."""
+        name, who = get_policy(self.scheduler.name).name, self.access.weighted()
+        if who and name != _ENGINES_ORDER and not self.scheduler.policy().has_weights:
+            raise FairlaneError(
+                f"[scheduler] name: {name} has no weights, but {who} has one; take vtc or drr, or "
+                "give everyone the weight 1"
+            )
 
     def policy(self, **more: Any) -> Policy[Any]:
         """A fresh policy. One that takes no prices (fcfs) is audited and reported by them."""

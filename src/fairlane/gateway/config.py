@@ -136,8 +136,10 @@ class GatewayConfig(Configuration):
         return {"upstreams": upstreams, "gateway": gateway}
 
     def with_scheduler(self, name: str) -> "GatewayConfig":
-        """With another scheduler, whose options are its defaults."""
-        return replace(self, scheduler=Scheduling(name, self.scheduler.groups))
+        """With another scheduler, whose options are its defaults. Raises FairlaneError."""
+        changed = replace(self, scheduler=Scheduling(name, self.scheduler.groups))
+        changed.check_weights()
+        return changed
 
     def with_upstreams(self, urls: Sequence[str]) -> "GatewayConfig":
         """And these, each named by its address."""

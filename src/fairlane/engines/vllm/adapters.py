@@ -34,7 +34,13 @@ def write_adapter(model: Path, rank: int) -> Path:
     Raises FairlaneError unless `model` is a folder with the config.json of such a model.
     """
     config = _config(model)
-    from safetensors.numpy import save_file  # comes with vLLM
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise FairlaneError(
+            "adapters need safetensors, which comes with vLLM and is not installed: "
+            "pip install safetensors"
+        ) from error
 
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads

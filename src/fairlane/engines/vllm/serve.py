@@ -84,6 +84,7 @@ def plan(
     file = options.config or (Path(named) if named else None)
     if file is not None or options.changes_configuration:
         tables = _change(_read(file), options)
+        _check_weights(options, tables)
         file = _write(tables)
         config = FairlaneConfig.read(file)
         warning = config.access.warning
@@ -195,6 +196,18 @@ def _change(tables: Tables, options: ServeOptions) -> Tables:
     if options.cost is not None:
         changed["prices"] = _prices(options.cost)
     return changed
+
+
+def _check_weights(options: ServeOptions, tables: Tables) -> None:
+    """Raise FairlaneError for weights of adapters that are not there, or are nobody's clients."""
+    given, count = len(options.weights), options.num_adapters
+    if count and given not in (0, count):
+        raise FairlaneError(f"--weights: {given} weights for {count} adapters: give one each")
+    if given and not tables.get("identity", {}).get("lora"):
+        raise FairlaneError(
+            "--weights are of adapters, which are no clients here: give --num-adapters, or "
+            "[identity] lora = true"
+        )
 
 
 def _prices(cost: str) -> Tables:
