@@ -174,6 +174,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
         (LINE + "}", "ttft_s must be seconds >= 0, not None"),
         (LINE + ', "ttft_s": 0.1}', "latency_s must be seconds >= 0, not None"),
         (ENDED + ', "latncy_s": 3}', "unknown field 'latncy_s'"),

@@ -217,6 +217,8 @@ def _parse_json(text: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("nested too deeply to be a result") from None
 
 
 def _record(entry: Any) -> RequestRecord:

@@ -281,7 +281,8 @@ def test_a_gateways_scheduler_without_weights_is_refused_with_them(run: Run, nam
         'tenants = "tenants.toml"\n[upstreams.big]\nurl = "http://127.0.0.1:1"\nmodels = ["m"]\n'
     )
     arguments = ("gateway", "--config", "fairlane.toml", "--check", "--scheduler")
-    assert run(*arguments, "drr")[0] == 0
+    assert run(*arguments, "drr")[::2] == (0, "")
+    assert "warning: the weight of alice is ignored" in run(*arguments, "fcfs")[2]
     code, output, said = run(*arguments, name)
     assert (code, output) == (2, "")
     assert f"{name} has no weights, but alice has one" in said

@@ -181,6 +181,13 @@ def test_a_trace_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
         real(trace, too_long="cut").requests()
 
 
+def test_a_result_file_without_requests_is_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text('{"config": {}, "result": {"responses": [], "total_time": 1}}\n')
+    with pytest.raises(FairlaneError, match=r"empty\.jsonl: holds no requests"):
+        read_requests(str(path))
+
+
 def test_a_trace_whose_first_request_is_dropped_begins_with_its_second(tmp_path: Path) -> None:
     trace = tmp_path / "long.csv"
     trace.write_text(f"{HEADER}x,5,4000,20\nx,3000,20,20\nx,3001,20,20\n")

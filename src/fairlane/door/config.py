@@ -97,6 +97,11 @@ class Scheduling:
         taken = {name: value for name, value in shared.items() if name in spec.options}
         return spec.create(**taken, **self.options)
 
+    @property
+    def weightless(self) -> str:
+        """The scheduler's name if it has no weights, else ""."""
+        return "" if self.policy().has_weights else get_policy(self.name).name
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -135,8 +140,7 @@ class Configuration:
         scheduler = read_table(document, "scheduler", cls._scheduling().parse)
         written = {name: document[name] for name in ("weights",) if name in document}
         weights = checked(_Weights, written).get("weights", {})
-        weightless = "" if scheduler.policy().has_weights else get_policy(scheduler.name).name
-        access = Access.parse(document, folder, weights=weights, weightless=weightless)
+        access = Access.parse(document, folder, weights=weights, weightless=scheduler.weightless)
         cost = read_table(document, "prices", _prices)
         config = cls(scheduler, cost, weights, access, **cls._more(document, folder))
         config.check_weights()
@@ -145,8 +149,8 @@ class Configuration:
 
     def check_weights(self) -> None:
         """Raise FairlaneError for weights that the scheduler cannot honour, but for fcfs."""
-        name, who = get_policy(self.scheduler.name).name, self.access.weighted()
-        if who and name != _ENGINES_ORDER and not self.scheduler.policy().has_weights:
+        name, who = self.scheduler.weightless, self.access.weighted()
+        if who and name not in ("", _ENGINES_ORDER):
             raise FairlaneError(
                 f"[scheduler] name: {name} has no weights, but {who} has one; take vtc or drr, or "
                 "give everyone the weight 1"

@@ -119,6 +119,8 @@ def _read(path: str, _versions: tuple[tuple[str, int, int], ...]) -> Trace:
 
 
 def _trace(path: str, requests: list[TracedRequest], start_s: float) -> Trace:
+    if not requests:
+        raise TraceError(f"{path}: holds no requests")
     return Trace(path, requests, [f"{path}: request {r.id}" for r in requests], start_s)
 
 

@@ -137,7 +137,9 @@ class GatewayConfig(Configuration):
 
     def with_scheduler(self, name: str) -> "GatewayConfig":
         """With another scheduler, whose options are its defaults. Raises FairlaneError."""
-        changed = replace(self, scheduler=Scheduling(name, self.scheduler.groups))
+        scheduler = Scheduling(name, self.scheduler.groups)
+        access = replace(self.access, weightless=scheduler.weightless)
+        changed = replace(self, scheduler=scheduler, access=access)
         changed.check_weights()
         return changed
 
