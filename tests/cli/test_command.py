@@ -288,6 +288,9 @@ def test_compare_prints_rows_and_nothing_else(tmp_path: Path, reference_dir: Pat
             "first_prefill_delay_s must be greater than or equal",
         ),
         ("simulate overload --rate-scale 1e9", "requests are more than the 10,000,000"),
+        ("simulate shared-prefix --rate-scale 1e11", "requests are more than the 10,000,000"),
+        ("simulate arena --rate-scale 1e11", "requests are more than the 10,000,000"),
+        ("trace synthesize s.csv --duration 1e300", "requests are more than the 10,000,000"),
         ("simulate overload --duration 1e308", "requests are more than the 10,000,000"),
         ("simulate real --trace .", ".: cannot be read (is a directory)"),
         (

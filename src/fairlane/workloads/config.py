@@ -7,9 +7,21 @@ from typing import Any
 
 from fairlane.core.errors import FairlaneError
 
+MOST_REQUESTS = 10_000_000  # some hours of the largest servers; more fill the memory
+
 
 class WorkloadError(FairlaneError):
     """Settings from which no workload can be made."""
+
+
+def whole_count(requests: float) -> int:
+    """So many requests, rounded down. Raises WorkloadError for more than a workload can have."""
+    if not requests <= MOST_REQUESTS:
+        raise WorkloadError(
+            f"{requests:,.3g} requests are more than the {MOST_REQUESTS:,} that a workload can "
+            "have; lower the rate or the duration"
+        )
+    return int(requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

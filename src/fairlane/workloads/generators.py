@@ -11,10 +11,8 @@ import numpy as np
 from numpy.random import RandomState
 
 from fairlane.core.errors import UnknownNameError
-from fairlane.workloads.config import WorkloadConfig, WorkloadError
+from fairlane.workloads.config import WorkloadConfig, WorkloadError, whole_count
 from fairlane.workloads.trace import TracedRequest
-
-MOST_REQUESTS = 10_000_000  # some hours of the largest servers; more fill the memory
 
 
 def generate(config: WorkloadConfig, *, seed: int = 42) -> list[TracedRequest]:
@@ -65,7 +63,7 @@ def _append_steady(
 ) -> None:
     """One client after the other: lengths, phase, then evenly spaced requests from `begin`."""
     for client, rate in enumerate(rates):
-        lengths = _lengths(config, rng, _count(rate * config.duration / parts))
+        lengths = _lengths(config, rng, whole_count(rate * config.duration / parts))
         now = begin + rng.rand() * 1 / rate
         for prompt_len, output_len in lengths:
             now += 1 / rate
@@ -80,14 +78,14 @@ def _increase(config: WorkloadConfig, rng: RandomState) -> list[TracedRequest]:
     steady, final = _two_rates(config)
     requests: list[TracedRequest] = []
     now = 0.0
-    for prompt_len, output_len in _lengths(config, rng, _count(steady * config.duration)):
+    for prompt_len, output_len in _lengths(config, rng, whole_count(steady * config.duration)):
         now += 1 / steady
         if not _silent(now, config.on_off):
             requests.append(TracedRequest(len(requests), "0", now, prompt_len, output_len))
     first = 0.2
     now = 0.0
     for prompt_len, output_len in _lengths(
-        config, rng, _count(0.5 * (first + final) * config.duration)
+        config, rng, whole_count(0.5 * (first + final) * config.duration)
     ):
         now += 1 / (first + (final - first) * now / config.duration)
         requests.append(TracedRequest(len(requests), "1", now, prompt_len, output_len))
@@ -108,7 +106,7 @@ def _poisson(
     `client_0` turns the drawn (prompt, output) lengths into those of client 0.
     """
     rates = _two_rates(config)
-    count = _count(sum(rates) * config.duration)
+    count = whole_count(sum(rates) * config.duration)
     second = rng.rand(count) > rates[0] / (rates[0] + rates[1])
     lengths = _lengths(config, rng, count)
     requests = []
@@ -139,21 +137,11 @@ def _power_law(config: WorkloadConfig, rng: RandomState) -> list[TracedRequest]:
     rate = config.req_rate
     if isinstance(rate, tuple) or not (rate > 0 and config.alpha > 0 and config.num_adapters > 0):
         raise WorkloadError("a scalar req_rate needs rate, alpha and num_adapters above 0")
-    count = _count(rate * config.duration)
+    count = whole_count(rate * config.duration)
     clients = (rng.power(config.alpha, count) * config.num_adapters).astype(int).tolist()
     lengths = _lengths(config, rng, count)
     arrivals = np.cumsum(_gaps(config, rng, rate, count)).tolist()
     return [TracedRequest(i, str(clients[i]), arrivals[i], *lengths[i]) for i in range(count)]
-
-
-def _count(requests: float) -> int:
-    """So many whole requests. Raises WorkloadError for more than a workload can have."""
-    if not requests <= MOST_REQUESTS:
-        raise WorkloadError(
-            f"{requests:,.3g} requests are more than the {MOST_REQUESTS:,} that a workload can "
-            "have; lower the rate or the duration"
-        )
-    return int(requests)
 
 
 def _lengths(config: WorkloadConfig, rng: RandomState, count: int) -> list[tuple[int, int]]:

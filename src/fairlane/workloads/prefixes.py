@@ -7,7 +7,7 @@ order of service decides what is found in it.
 
 import numpy as np
 
-from fairlane.workloads.config import WorkloadConfig, WorkloadError
+from fairlane.workloads.config import WorkloadConfig, WorkloadError, whole_count
 from fairlane.workloads.suites import workload
 from fairlane.workloads.trace import TracedRequest
 
@@ -33,6 +33,7 @@ def shared_prefix(config: WorkloadConfig, seed: int) -> list[TracedRequest]:
     rng = np.random.default_rng(seed)
     drawn: list[tuple[float, int]] = []
     for client, rate in enumerate(config.req_rate):
+        whole_count(rate * config.duration)  # refuses more than fit
         count = int(rng.poisson(rate * config.duration))
         arrivals = rng.random(count) * config.duration
         drawn += [(float(arrival), client) for arrival in arrivals]

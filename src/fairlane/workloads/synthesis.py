@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlane.workloads.config import WorkloadConfig, WorkloadError
+from fairlane.workloads.config import WorkloadConfig, WorkloadError, whole_count
 from fairlane.workloads.suites import workload
 from fairlane.workloads.trace import TracedRequest
 
@@ -47,7 +47,9 @@ def synthesize(
     for wish in (requests_per_minute, duration_s, mean_prompt, mean_output):
         if not 0 < wish < math.inf:
             raise WorkloadError(f"rate, duration and mean lengths must be above 0, not {wish}")
-    count = round(requests_per_minute * duration_s / 60)
+    wanted = requests_per_minute * duration_s / 60
+    whole_count(wanted)  # refuses more than fit
+    count = round(wanted)
     if not 1 <= clients <= count:
         raise WorkloadError(f"{count} requests cannot be spread over {clients} clients")
     rng = np.random.default_rng(seed)
