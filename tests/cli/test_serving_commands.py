@@ -200,7 +200,7 @@ def test_the_rate_limit_of_rpm_is_the_schedulers(run: Run) -> None:
         (("--num-adapters", "2"), "--num-adapters needs a model's folder"),
         (("--cost", "missing.toml"), "--cost is linear, quadratic or a file"),
         (("--weights", "1,2"), "--weights are of adapters, which are no clients here"),
-        (("--weights", "1,2,3", "--num-adapters", "2"), "3 weights for 2 adapters: give one each"),
+        (("--weights", "1,2,3", "--num-adapters", "2"), "3 weights for 2 adapters"),
     ],
 )
 def test_serve_refuses_before_anything_starts(

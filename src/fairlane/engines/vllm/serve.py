@@ -199,10 +199,13 @@ def _change(tables: Tables, options: ServeOptions) -> Tables:
 
 
 def _check_weights(options: ServeOptions, tables: Tables) -> None:
-    """Raise FairlaneError for weights of adapters that are not there, or are nobody's clients."""
+    """Raise FairlaneError for weights of adapters that are not there, or are nobody's clients.
+
+    Adapters beyond those that are given weigh 1.
+    """
     given, count = len(options.weights), options.num_adapters
-    if count and given not in (0, count):
-        raise FairlaneError(f"--weights: {given} weights for {count} adapters: give one each")
+    if count and given > count:
+        raise FairlaneError(f"--weights: {given} weights for {count} adapters")
     if given and not tables.get("identity", {}).get("lora"):
         raise FairlaneError(
             "--weights are of adapters, which are no clients here: give --num-adapters, or "
