@@ -275,6 +275,7 @@ def test_draining_serves_who_is_here_and_refuses_who_comes() -> None:
         status, headers, text = site.complete(3)
         assert (status, json.loads(text)["error"]["code"]) == (503, "draining")
         assert int(headers["retry-after"]) >= 1
+        assert site.request("GET", "/health")[0] == 503  # a load balancer looks elsewhere
         upstream.release()
         assert here.result()[0] == 200
 
@@ -339,3 +340,65 @@ def test_an_engine_that_says_nothing_is_given_up_and_asked_once() -> None:
                 True,
             )
             assert len(upstream.seen) == 1
+
+
+def test_who_waits_for_the_clients_own_limit_is_kept_or_leaves(tmp_path: Path) -> None:
+    """max_running makes wait; who hangs up meanwhile is never sent."""
+    town = Town(tmp_path)
+    town.add("a", max_running=1)
+    with ExitStack() as life:
+        upstream = life.enter_context(CompletionServer(hold=10**9))
+        patience = {"comment_s": 0.05}
+        site = life.enter_context(
+            gateway(upstream.url, folder=tmp_path, tenants="tenants.toml", gateway=patience)
+        )
+        pool = life.enter_context(ThreadPoolExecutor(2))
+        first = pool.submit(site.complete, 2, town.keys["a"])
+        upstream.wait_for(1)
+        second = pool.submit(site.complete, 3, town.keys["a"])
+        connection = site.connect()
+        body = {"model": "tiny", "prompt": "a", "max_tokens": 5, "stream": True, "user": "u"}
+        headers = {"Authorization": f"Bearer {town.keys['a']}"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        assert connection.getresponse().read(5) == b": wai"
+        connection.close()
+        upstream.release()
+        assert first.result()[0] == 200
+        assert second.result()[0] == 200
+        assert sorted(seen.body["max_tokens"] for seen in upstream.seen) == [2, 3]
+
+
+def test_a_request_that_no_engine_can_be_found_for_is_not_lost(tmp_path: Path) -> None:
+    """However often nobody can be reached, the request waits, and is not counted as tried."""
+    with ExitStack() as life, ExitStack() as first:
+        url = first.enter_context(CompletionServer()).url
+        site = life.enter_context(gateway(url, gateway={"tries": 1}))
+        first.close()
+        pool = life.enter_context(ThreadPoolExecutor(1))
+        waits = pool.submit(site.complete, 3)
+        dispatcher = site.running.models["tiny"].dispatcher
+        [lane] = dispatcher.pool.lanes.values()
+        for _ in range(4):
+            until(lambda: not lane.accepts)
+            lane.accepts = True  # as if it had been back for a moment
+        until(lambda: not lane.accepts)
+        assert not waits.done()
+        life.enter_context(CompletionServer(port=port_of(url)))
+        assert waits.result(PATIENCE_S)[0] == 200
+
+
+def test_cached_prompt_tokens_count_against_limits_by_their_price(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.add("a", tokens_per_minute=1000)
+    counts: dict[str, Any] = {"prompt_tokens": 400, "completion_tokens": 10}
+    counts["prompt_tokens_details"] = {"cached_tokens": 300}
+    told = event({"choices": [], "usage": counts})
+    answer = stream_of(event(chunk()), told, event("[DONE]"))
+    for price, left in ((0.1, 1000 - 100 - 30 - 10), (1.0, 1000 - 400 - 10)):
+        with CompletionServer(faults={7: answer}) as upstream:
+            tables: dict[str, Any] = {"tenants": "tenants.toml", "prices": {"cached": price}}
+            with gateway(upstream.url, folder=tmp_path, **tables) as site:
+                site.complete(7, town.keys["a"])
+                until(lambda: site.running.live == 0)
+                _, headers, _ = site.complete(2, town.keys["a"])
+                assert 0 <= int(headers["x-ratelimit-remaining-tokens"]) - left <= 100

@@ -156,6 +156,14 @@ class Configuration:
                 "give everyone the weight 1"
             )
 
+    @property
+    def cached_part(self) -> float:
+        """The price of a cached prompt token as a part of another's; 1 where nothing is cheaper."""
+        nothing = self.cost.admission(0)
+        full = self.cost.admission(1000) - nothing
+        cached = self.cost.admission(1000, 1000) - nothing
+        return min(1.0, cached / full) if full > 0 else 1.0
+
     def policy(self, **more: Any) -> Policy[Any]:
         """A fresh policy. One that takes no prices (fcfs) is audited and reported by them."""
         path_of = split_path if self.scheduler.groups else None

@@ -27,6 +27,7 @@ from fairlane.door.answers import (
     Scope,
     Send,
     as_headers,
+    close_websocket,
     send_json,
     send_refusal,
 )
@@ -48,7 +49,8 @@ EVERYONE = frozenset({"/health", "/ping"})
 class Gateway:
     """The application; see the module.
 
-    models: by name. policy: the scheduler's name. opens, closes: called with the server.
+    models: by name. policy: the scheduler's name. cached_part: of a token, what one of the engine's
+    prefix cache counts against limits. opens, closes: called with the server.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Gateway:
         models: Mapping[str, Model],
         *,
         policy: str,
+        cached_part: float = 1.0,
         most_body: int = MOST_BODY,
         opens: Callable[[], Any] | None = None,
         closes: Callable[[], Any] | None = None,
@@ -64,6 +67,7 @@ class Gateway:
         self._door = door
         self._models = models
         self._policy = policy
+        self._cached_part = cached_part
         self._most_body = most_body
         self._opens, self._closes = opens, closes
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots)
@@ -77,6 +81,8 @@ class Gateway:
             await self._live(receive, send)
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
+        else:
+            await close_websocket(receive, send, Refused(404, "not_found", "No WebSockets here."))
 
     def drain(self) -> None:
         """From now on whoever comes is refused; who is here is served to the end."""
@@ -103,6 +109,7 @@ class Gateway:
             self._take_up_changes()
             path = str(scope["path"])
             if path in EVERYONE:
+                self._refuse_while_draining()
                 await send_json(send, {"status": "ok"})
                 return
             dialect = ROUTES.get(path)
@@ -125,9 +132,7 @@ class Gateway:
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, dialect: Dialect
     ) -> None:
         """A request that asks an engine for work."""
-        if self._draining:
-            soon = Rejection("draining", _DRAINING_S)
-            raise Refused(503, "draining", "The gateway is about to stop; ask another.", soon)
+        self._refuse_while_draining()
         if caller.client is None:
             raise Refused(401, "no_key", "This route needs an API key.")
         self._door.arrive(caller)
@@ -148,12 +153,15 @@ class Gateway:
             more_headers=lambda: as_headers(self._door.rate_headers(caller)),
             flows=lambda: self._door.admission.served(caller),
         )  # fmt: skip
-        await self._door.turns.enter(client)
         try:
-            await model.serving.serve(call, receive, send)
+            await model.serving.serve(call, self._door.turns, receive, send)
         finally:
-            self._door.turns.leave(client)
             self._settle(call)
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            soon = Rejection("draining", _DRAINING_S)
+            raise Refused(503, "draining", "The gateway is about to stop; ask another.", soon)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The body, refused as soon as it is too large."""
@@ -177,9 +185,9 @@ class Gateway:
             asked, told = call.asked, served.usage.input - call.asked.tokens
             self._estimates.learn(client, asked.model, asked.characters, told)
         final = served.in_all(call.request.prompt_tokens)
-        self._door.admission.rates.take_tokens(
-            client, final.input + final.output, self._door.clock()
-        )
+        free = round(final.cached * (1 - self._cached_part))  # of the prefix cache's, by the prices
+        tokens = final.input - free + final.output
+        self._door.admission.rates.take_tokens(client, tokens, self._door.clock())
 
     # -- what is told ------------------------------------------------------------------------
 

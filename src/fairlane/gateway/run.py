@@ -35,7 +35,7 @@ class Running:
         self.models: dict[str, Model] = {}
         self._door = Door(config.access)
         self.app = Gateway(
-            self._door, self.models, policy=config.scheduler.name,
+            self._door, self.models, policy=config.scheduler.name, cached_part=config.cached_part,
             most_body=config.gateway.max_body_bytes, opens=self._open, closes=self._close,
         )  # fmt: skip
         self._probing: asyncio.Task[None] | None = None

@@ -8,13 +8,13 @@ elsewhere if there is an elsewhere, only as long as nothing of an answer has gon
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fairlane.core.types import Outcome, Rejection, Request
-from fairlane.door.admission import Refused
+from fairlane.door.admission import Refused, Turns
 from fairlane.door.answers import Message, Receive, Send, as_headers
 from fairlane.gateway.body import Asked, Dialect
 from fairlane.gateway.counting import Counter, Usage, usage_of
@@ -30,6 +30,7 @@ from fairlane.gateway.upstream import (
     headers_for_client,
 )
 
+T = TypeVar("T")
 _KEEP_ALIVE = b": waiting for a turn\n\n"
 _BUSY = (429, 503)
 _LONGEST_RETRY_S = 30.0
@@ -66,7 +67,6 @@ class Served:
     refused: bool = False
     output_tokens: int = 0
     usage: Usage | None = None
-    error: str = ""
 
     def in_all(self, estimated: int) -> Usage:
         """What it is charged for in the end; `estimated`: its prompt, where nobody said more."""
@@ -91,6 +91,8 @@ class Call:
     more_headers: Callable[[], Headers]
     flows: Callable[[], None]
     served: Served = field(default_factory=Served)
+    entered: bool = False
+    tries: int = 0
     head_sent: bool = False
 
 
@@ -104,22 +106,18 @@ class Serving:
         self._upstreams = upstreams
         self._patience = patience
 
-    async def serve(self, call: Call, receive: Receive, send: Send) -> Served:
-        """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
+    async def serve(self, call: Call, turns: Turns, receive: Receive, send: Send) -> None:
+        """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent.
+
+        turns: how many requests each client may have under way.
+        """
         request_id = str(call.request.id)
-        try:
-            self._dispatcher.arrive(call.request)
-        except NotQueued as error:
-            raise _not_queued(error) from None
         gone = asyncio.ensure_future(_hung_up(receive))
-        work = asyncio.ensure_future(self._through(call, send))
+        work = asyncio.ensure_future(self._through(call, turns, send))
         try:
             await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                call.served.error = "the client hung up"
-                return call.served
-            await work
-            return call.served
+            if work.done():
+                await work
         finally:
             for task in (gone, work):
                 task.cancel()
@@ -129,27 +127,38 @@ class Serving:
                 final = call.served.in_all(call.request.prompt_tokens)
                 self._dispatcher.settle(request_id, final)
             self._dispatcher.end(request_id, call.served.outcome)
+            if call.entered:
+                turns.leave(call.request.client)
 
     # -- waiting -----------------------------------------------------------------------------
 
-    async def _through(self, call: Call, send: Send) -> None:
+    async def _through(self, call: Call, turns: Turns, send: Send) -> None:
         """Turn after turn until an upstream answers; errors after the head are events."""
         try:
-            for attempt in range(1, self._patience.tries + 1):
-                lane = await self._turn(call, send)
-                last = attempt == self._patience.tries
-                if await self._sent(call, lane, send, last=last):
-                    return
+            await self._awaited(call, send, turns.enter(call.request.client))
+            call.entered = True
+            self._dispatcher.arrive(call.request)
+            while not await self._tried(call, send):
                 self._dispatcher.again(str(call.request.id))
         except (Refused, NotQueued, UpstreamError) as error:
             refused = _as_refused(error)
-            call.served.error = refused.message
             if not call.head_sent:
                 raise refused from None
             await _send_error(call, send, refused)
 
-    async def _turn(self, call: Call, send: Send) -> Lane:
-        turn = asyncio.ensure_future(self._dispatcher.turn(str(call.request.id)))
+    async def _tried(self, call: Call, send: Send) -> bool:
+        """Wait for a turn and take it; whether that settled the call."""
+        lane = await self._awaited(call, send, self._dispatcher.turn(str(call.request.id)))
+        try:
+            return await self._sent(call, lane, send)
+        except UpstreamUnreachable:
+            call.served.refused = True
+            self._dispatcher.unreachable(lane)  # who waits for it is kept; this one too
+            return False
+
+    async def _awaited(self, call: Call, send: Send, what: Coroutine[Any, Any, T]) -> T:
+        """Wait for a turn: a stream hears that it waits, another request not for ever."""
+        turn = asyncio.ensure_future(what)
         try:
             if not call.asked.stream:
                 async with asyncio.timeout(self._patience.whole):
@@ -175,10 +184,12 @@ class Serving:
 
     # -- the answer --------------------------------------------------------------------------
 
-    async def _sent(self, call: Call, lane: Lane, send: Send, *, last: bool) -> bool:
+    async def _sent(self, call: Call, lane: Lane, send: Send) -> bool:
         """Send it to the lane's upstream; whether that settled it, else it may be sent again."""
         upstream = self._upstreams[lane.name]
         call.served.sent, call.served.refused = True, False
+        call.tries += 1
+        last = call.tries >= self._patience.tries
         try:
             async with upstream.send(
                 call.method, call.path, call.headers, call.asked.content
@@ -186,6 +197,7 @@ class Serving:
                 if answer.status in _BUSY:
                     self._dispatcher.turned_away(lane, _retry_after(answer))
                     if not last:
+                        call.served.refused = True
                         return False
                 if call.asked.stream and _is_stream(answer):
                     await self._pass_stream(call, answer, send)
@@ -193,9 +205,8 @@ class Serving:
                     await self._pass_whole(call, answer, send)
                 return True
         except UpstreamUnreachable:
-            call.served.refused = True
-            self._dispatcher.unreachable(lane)  # who waits for it is kept; this one too
-            return False
+            call.tries -= 1  # it has not seen the request
+            raise
         except UpstreamSilent:
             raise
         except UpstreamError:
@@ -225,7 +236,6 @@ class Serving:
             self._dispatcher.tokens(request_id, counter.in_all)
         if counter.finished and not counter.error:
             call.served.outcome = Outcome.FINISHED
-        call.served.error = counter.error
         if not call.head_sent:
             await self._begin(call, send, answer.status, headers_for_client(answer.headers))
         await send({"type": "http.response.body", "body": b""})
@@ -234,7 +244,6 @@ class Serving:
         body = b"".join([part async for part in answer.parts])
         call.served.refused = answer.status >= 400
         if call.head_sent:  # a stream that waited, and now an error in its place
-            call.served.error = body[:200].decode(errors="replace")
             await _send_part(send, _event(call.dialect, _error_of(body, answer.status)))
             await send({"type": "http.response.body", "body": b""})
             return
@@ -245,8 +254,6 @@ class Serving:
             self._dispatcher.tokens(str(call.request.id), usage.output)
         if answer.status < 400:
             call.served.outcome = Outcome.FINISHED
-        else:
-            call.served.error = body[:200].decode(errors="replace")
         headers = headers_for_client(answer.headers)
         headers.append((b"content-length", str(len(body)).encode()))
         await self._begin(call, send, answer.status, headers)

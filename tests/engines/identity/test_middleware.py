@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
-from fairlane.core.cost import Cost, LinearCost, QuadraticCost
+from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.door.access import Access
+from fairlane.door.config import Configuration
 from fairlane.door.tenants import Role, new_key
-from fairlane.engines.vllm.middleware import _cached_part
 from tests.engines.identity.site import CLIENT_KEY, Engine, Server, Town, running
 from tests.processes import PATIENCE_S
 
@@ -481,8 +481,10 @@ def test_cached_tokens_count_as_much_as_they_cost(town: Town) -> None:
         (QuadraticCost(prompt=0.5, cached_price=0.125), 0.25),
     ],
 )
-def test_the_part_of_a_cached_token_is_that_of_the_prices(cost: Cost, part: float) -> None:
-    assert _cached_part(cost) == pytest.approx(part, rel=1e-5)
+def test_the_part_of_a_cached_token_is_that_of_the_prices(
+    cost: LinearCost | QuadraticCost, part: float
+) -> None:
+    assert Configuration(cost=cost).cached_part == pytest.approx(part, rel=1e-5)
 
 
 def test_limits_of_strangers_and_of_adapters(town: Town) -> None:

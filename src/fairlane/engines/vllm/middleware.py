@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from fairlane.core.cost import Cost
 from fairlane.core.errors import FairlaneError
 from fairlane.door.access import Access
 from fairlane.door.admission import Caller, Refused
@@ -67,7 +66,7 @@ class Identity:
             refuse_unguarded_front_ends()
             if access is None:
                 config = FairlaneConfig.from_environment()
-                access, cached_part = config.access, _cached_part(config.cost)
+                access, cached_part = config.access, config.cached_part
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
             access = Access()
@@ -247,13 +246,6 @@ async def _refusal(
 
 async def _as_json(value: Any, scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(send, value)
-
-
-def _cached_part(cost: Cost) -> float:
-    """The price of a cached prompt token as a part of another's; 1 where nothing is cheaper."""
-    nothing = cost.admission(0)
-    full = cost.admission(1000) - nothing
-    return min(1.0, (cost.admission(1000, 1000) - nothing) / full) if full > 0 else 1.0
 
 
 def _counts(scope: Scope) -> bool:
