@@ -8,7 +8,6 @@ ours to give, only sums are kept. The tables go into the page between its marker
 folder figures and tables are made of what is in the output folder.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from tools.page import fill, table
+from tools.page import arguments, fill, table
 
 from fairlane import metrics
 from fairlane.experiments.drawings import Curve, Drawing, Panel
@@ -268,26 +267,19 @@ def _mean(values: Sequence[float]) -> str:
 
 def main() -> None:
     """Everything, from what is there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("raw", nargs="*", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("results/gateway"))
-    parser.add_argument("--page", type=Path)
-    arguments = parser.parse_args()
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
-    if arguments.raw:
-        collect(arguments.raw, output)
+    given = arguments(__doc__, "results/gateway")
+    output: Path = given.output
+    if given.raw:
+        collect(given.raw, output)
     runs, polls = read_rows(output / "runs.jsonl"), read_rows(output / "polls.jsonl")
     draw(output)
     sums = read_rows(output / "sums.jsonl")
     parts = [throughput_table(runs), suites_table(sums, runs), waiting_table(polls)]
     tables = "\n\n".join(parts)
     print(tables)
-    if arguments.page:
-        page = arguments.page.read_text(encoding="utf-8")
-        arguments.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
+    if given.page:
+        page = given.page.read_text(encoding="utf-8")
+        given.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ is copied. The tables go into the page between its markers. What is already in t
 stays and is used, so folders may be added one by one.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from tools.page import fill, table
+from tools.page import arguments, fill, table
 from tools.server_modes import relative_rates
 
 from fairlane import metrics
@@ -494,16 +493,9 @@ def _in_order(key: Key) -> Key:
 
 def main() -> None:
     """Everything, from what is there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("raw", nargs="*", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("results/h200"))
-    parser.add_argument("--page", type=Path)
-    arguments = parser.parse_args()
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
-    new = {m.key: m for folder in arguments.raw for m in read(folder)}
+    given = arguments(__doc__, "results/h200")
+    output: Path = given.output
+    new = {m.key: m for folder in given.raw for m in read(folder)}
     for measured in new.values():
         if measured.suite != REAL:
             keep(measured, output)
@@ -521,7 +513,7 @@ def main() -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
     costs = [
         json.loads(line)
-        for folder in arguments.raw
+        for folder in given.raw
         if (folder / "runs.jsonl").exists()
         for line in (folder / "runs.jsonl").read_text().splitlines()
     ]
@@ -538,9 +530,9 @@ def main() -> None:
     parts.append(cost_table(costs) if costs else "")
     tables = "\n\n".join(part for part in parts if part)
     print(tables)
-    if arguments.page:
-        page = arguments.page.read_text(encoding="utf-8")
-        arguments.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
+    if given.page:
+        page = given.page.read_text(encoding="utf-8")
+        given.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,26 @@
 Imports the standard library alone.
 """
 
+import argparse
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def arguments(description: str | None, output: str) -> argparse.Namespace:
+    """What tools take that make a page's tables: folders of `raw` data, `output`, and the `page`.
+
+    output: the folder of the data that are kept, by default; it is made.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("raw", nargs="*", type=Path)
+    parser.add_argument("--output", type=Path, default=Path(output))
+    parser.add_argument("--page", type=Path)
+    found = parser.parse_args()
+    found.output.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def fill(page: str, name: str, text: str) -> str:
