@@ -41,7 +41,6 @@ from fairlane.gateway.status import metrics, pools_of, upstreams
 from fairlane.gateway.upstream import headers_for_upstream
 
 log = logging.getLogger("fairlane.gateway")
-MOST_BODY = 32 << 20  # bytes
 _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
 EVERYONE = frozenset({"/health", "/ping"})
 
@@ -49,8 +48,9 @@ EVERYONE = frozenset({"/health", "/ping"})
 class Gateway:
     """The application; see the module.
 
-    models: by name. policy: the scheduler's name. cached_part: of a token, what one of the engine's
-    prefix cache counts against limits. opens, closes: called with the server.
+    models: by name. policy: the scheduler's name. most_body: bytes of a request. cached_part: of a
+    token, what one of the engine's prefix cache counts against limits. opens, closes: called with
+    the server.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Gateway:
         *,
         policy: str,
         cached_part: float = 1.0,
-        most_body: int = MOST_BODY,
+        most_body: int,
         opens: Callable[[], Any] | None = None,
         closes: Callable[[], Any] | None = None,
     ) -> None:
@@ -228,8 +228,8 @@ class Gateway:
     def _take_up_changes(self) -> None:
         weights = self._door.look_for_changes()
         if weights is not None:
-            for model in self._models.values():
-                model.dispatcher.pool.books.set_weights(weights)
+            for _, pool in pools_of(self._models):
+                pool.books.set_weights(weights)
 
 
 def _target(scope: Scope) -> str:

@@ -32,6 +32,7 @@ class Running:
             raise FairlaneError("no upstream; name one by --upstream or under [upstreams]")
         self._config = config
         self._plans: Sequence[UpstreamPlan] = config.upstreams
+        self._served: dict[str, list[UpstreamPlan]] = {}  # once it is known
         self.models: dict[str, Model] = {}
         self._door = Door(config.access)
         self.app = Gateway(
@@ -44,23 +45,23 @@ class Running:
         """The names of the upstreams of each model. Raises FairlaneError where one has none."""
         try:
             await self._open_upstreams()
-            served = await models_of(self._plans)
+            self._served = await models_of(self._plans)
         finally:
             await self._close_upstreams()
-        return {model: [plan.name for plan in plans] for model, plans in served.items()}
+        return {model: [plan.name for plan in plans] for model, plans in self._served.items()}
 
     async def _open(self) -> None:
         await self._open_upstreams()
         config = self._config
-        weights = {**config.weights, **config.access.tenants().weights()}
+        served = self._served or await models_of(self._plans)
         self.models.update(
             assemble(
-                await models_of(self._plans), policy=config.policy, cost=config.cost,
-                weights=weights, patience=config.gateway.patience,
+                served, policy=config.policy, cost=config.cost, patience=config.gateway.patience
             )
-        )  # fmt: skip
-        for model in self.models.values():
-            model.dispatcher.pool.books.set_weights(weights)
+        )
+        weights = {**config.weights, **config.access.tenants().weights()}
+        for _, pool in pools_of(self.models):
+            pool.books.set_weights(weights)
         self._probing = asyncio.create_task(self._probe())
 
     async def _close(self) -> None:

@@ -49,9 +49,9 @@ class Patience:
     waits that is not streamed. tries: how often one is sent, at most.
     """
 
-    comment: float = 10.0
-    whole: float = 240.0
-    tries: int = 3
+    comment: float
+    whole: float
+    tries: int
 
 
 @dataclass(slots=True)

@@ -60,7 +60,6 @@ def assemble(
     *,
     policy: Callable[[], Policy[Any]],
     cost: LinearCost | QuadraticCost,
-    weights: Mapping[str, float],
     patience: Patience,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Model]:
@@ -70,7 +69,7 @@ def assemble(
     for name, plans in served.items():
         key = tuple(sorted(plan.name for plan in plans))
         if key not in by_upstreams:
-            by_upstreams[key] = _model(plans, policy(), cost, weights, patience, clock)
+            by_upstreams[key] = _model(plans, policy(), cost, patience, clock)
         models[name] = by_upstreams[key]
     return models
 
@@ -79,12 +78,10 @@ def _model(
     plans: Sequence[UpstreamPlan],
     policy: Policy[Any],
     cost: LinearCost | QuadraticCost,
-    weights: Mapping[str, float],
     patience: Patience,
     clock: Callable[[], float],
 ) -> Model:
-    auditor = Auditor(cost=cost, weights=weights if policy.has_weights else {})
-    books = Books(policy, auditor, cost, clock)
+    books = Books(policy, Auditor(cost=cost), cost, clock)
     lanes = [Lane(plan.name, plan.bounds, plan.weight) for plan in plans]
     pool = Pool(books, lanes, clock)
     dispatcher = Dispatcher(pool, {plan.name: plan.upstream.load for plan in plans})
