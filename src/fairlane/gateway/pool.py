@@ -43,7 +43,6 @@ class Live:
     """A request that waits or runs. reported: tokens that the books know of."""
 
     id: str
-    client: str
     expected: int
     lane: Lane | None = None
     sent_at: float = 0.0
@@ -91,7 +90,7 @@ class Pool:
             expected = request.prompt_tokens + min(
                 _USUAL_OUTPUT, request.max_output_tokens or _USUAL_OUTPUT
             )
-            self._live[str(request.id)] = Live(str(request.id), request.client, expected)
+            self._live[str(request.id)] = Live(str(request.id), expected)
             self._waiting += 1
         return reason
 

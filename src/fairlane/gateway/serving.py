@@ -167,7 +167,7 @@ class Serving:
                 done, _ = await asyncio.wait({turn}, timeout=self._patience.comment)
                 if done:
                     return turn.result()
-                await self._begin_stream(call, send)
+                await self._begin(call, send, 200, STREAM_HEADERS)
                 await _send_part(send, _KEEP_ALIVE)
         except TimeoutError:
             wait = self._dispatcher.pool.expected_wait()
@@ -177,10 +177,6 @@ class Serving:
             ) from None  # fmt: skip
         finally:
             turn.cancel()
-
-    async def _begin_stream(self, call: Call, send: Send) -> None:
-        if not call.head_sent:
-            await self._begin(call, send, 200, STREAM_HEADERS)
 
     # -- the answer --------------------------------------------------------------------------
 
@@ -218,6 +214,7 @@ class Serving:
     async def _pass_stream(self, call: Call, answer: Answer, send: Send) -> None:
         counter = Counter(call.dialect, hides_usage=call.asked.hides_usage)
         request_id = str(call.request.id)
+        headers = headers_for_client(answer.headers)
         try:
             async for part in _with_rest(counter, answer.parts):
                 if counter.chunks:
@@ -226,9 +223,7 @@ class Serving:
                     call.served.output_tokens = max(1, counter.so_far)
                     self._dispatcher.tokens(request_id, call.served.output_tokens)
                 if part:
-                    if not call.head_sent:
-                        headers = headers_for_client(answer.headers)
-                        await self._begin(call, send, answer.status, headers)
+                    await self._begin(call, send, answer.status, headers)
                     await _send_part(send, part)
         finally:
             call.served.usage = counter.usage
@@ -236,8 +231,7 @@ class Serving:
             self._dispatcher.tokens(request_id, counter.in_all)
         if counter.finished and not counter.error:
             call.served.outcome = Outcome.FINISHED
-        if not call.head_sent:
-            await self._begin(call, send, answer.status, headers_for_client(answer.headers))
+        await self._begin(call, send, answer.status, headers)
         await send({"type": "http.response.body", "body": b""})
 
     async def _pass_whole(self, call: Call, answer: Answer, send: Send) -> None:
@@ -260,6 +254,9 @@ class Serving:
         await send({"type": "http.response.body", "body": body})
 
     async def _begin(self, call: Call, send: Send, status: int, headers: Headers) -> None:
+        """Send the head, once."""
+        if call.head_sent:
+            return
         call.head_sent = True
         message: Message = {"type": "http.response.start", "status": status}
         await send({**message, "headers": [*headers, *call.more_headers()]})
