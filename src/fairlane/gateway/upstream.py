@@ -8,7 +8,7 @@ upstream's own key; a client's never gets here.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,13 @@ _NOT_PASSED = frozenset(
 )
 # Said to us, not to the engine: who it is from, and what an engine would believe unseen.
 _OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
+# Where engines tell their load. What told once is asked first from then on: trtllm-serve's own
+# /metrics takes the numbers away from which it makes those of /prometheus/metrics.
+_LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
+    ("/metrics", from_metrics),
+    ("/prometheus/metrics", from_metrics),
+    ("/v1/loads", from_loads),
+)
 _OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
 
@@ -102,6 +109,7 @@ class Upstream:
             context = ssl.create_default_context(cafile=ca)
         self._tls = context if verify else False
         self._silence_s = silence_s
+        self._loads = _LOADS
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -163,13 +171,15 @@ class Upstream:
 
     async def load(self) -> Load | None:
         """How many requests run and wait in it, or None where it does not tell."""
-        for path, read in (("/metrics", from_metrics), ("/v1/loads", from_loads)):
+        for told in self._loads:
+            path, read = told
             try:
                 status, body = await self._ask(path)
             except UpstreamError:
                 return None
             found = read(body) if status == 200 else None
             if found is not None:
+                self._loads = (told, *(other for other in _LOADS if other is not told))
                 return found
         return None
 
