@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 
 import aiohttp
 
@@ -141,7 +142,7 @@ class Upstream:
         plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
         try:
             response = await self._session.request(
-                method, self.url + path, data=body, headers=plain, allow_redirects=False
+                method, self.url + path, data=_in_parts(body), headers=plain, allow_redirects=False
             )
         except aiohttp.ClientConnectorError as error:
             raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
@@ -205,6 +206,11 @@ class Upstream:
                 return response.status, body.decode(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
+
+
+def _in_parts(body: bytes) -> bytes | BytesIO:
+    """A large body is written piece by piece, so that nobody else's tokens wait for it."""
+    return body if len(body) < 1 << 18 else BytesIO(body)
 
 
 async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
