@@ -1,17 +1,14 @@
 """The manifests are what Kubernetes takes, and fit together."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kubernetes_validate import ValidationError, validate
 
-from fairlane.door.tenant_file import change_tenants
-from fairlane.door.tenants import Tenant, hash_key, new_key
 from fairlane.gateway.app import EVERYONE
 from tests.deploy.files import KUBERNETES, manifest, manifests, pod
 from tests.door.volume import SecretVolume
+from tests.engines.identity.site import Town
 from tests.gateway.site import gateway
 from tests.loadgen.server import CompletionServer
 
@@ -91,33 +88,18 @@ def test_templates_stay_templates() -> None:
     assert all(len(set(one)) == 1 for one in hashes)
 
 
-@pytest.fixture
-def upstream() -> Iterator[CompletionServer]:
-    with CompletionServer() as server:
-        yield server
-
-
-def test_a_key_that_a_secret_loses_is_refused_at_once(
-    upstream: CompletionServer, tmp_path: Path
-) -> None:
-    kept, lost = new_key(), new_key()
-    (tmp_path / "etc").mkdir()
-    volume = SecretVolume(tmp_path / "etc")
-    volume.put(tenants(tmp_path, kept=kept, lost=lost))
-    with gateway(upstream.url, folder=tmp_path, tenants=str(volume.file)) as site:
-        assert [site.complete(2, key)[0] for key in (kept, lost)] == [200, 200]
-        volume.put(tenants(tmp_path, kept=kept))
-        assert [site.complete(2, key)[0] for key in (kept, lost)] == [200, 401]
-
-
-def tenants(folder: Path, **keys: str) -> str:
-    """What `fairlane tenants` writes of these."""
-    path = folder / f"{len(keys)}.toml"
-
-    def add(known: Any) -> Any:
-        for name, key in keys.items():
-            known = known.with_tenant(Tenant(name, keys=(hash_key(key),)))
-        return known
-
-    change_tenants(path, add)
-    return path.read_text()
+def test_a_key_that_a_secret_loses_is_refused_at_once(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.add("kept")
+    kept = town.file.read_text()
+    town.add("lost")
+    (tmp_path / "mount").mkdir()
+    volume = SecretVolume(tmp_path / "mount")
+    volume.put(town.file.read_text())
+    with (
+        CompletionServer() as upstream,
+        gateway(upstream.url, folder=tmp_path, tenants=str(volume.file)) as site,
+    ):
+        assert [site.complete(2, key)[0] for key in town.keys.values()] == [200, 200]
+        volume.put(kept)
+        assert [site.complete(2, key)[0] for key in town.keys.values()] == [200, 401]
