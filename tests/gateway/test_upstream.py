@@ -11,20 +11,21 @@ from fairlane.gateway.upstream import Upstream
 METRICS = "{0}_running{1} 5\n{0}_waiting{1} 7\n"
 TRTLLM = METRICS.format("trtllm_num_requests", '{pid="1"}')
 VLLM = METRICS.format("vllm:num_requests", '{engine="0"}')
+STALE = "sglang:num_running_reqs 1\nsglang:num_queue_reqs 0\n"
 SGLANG = '{"loads": [{"num_running_reqs": 5, "num_waiting_reqs": 7}]}'
+
+
+PATHS = ["/v1/loads", "/prometheus/metrics", "/metrics"]
 
 
 @pytest.mark.parametrize(
     ("routes", "asked"),
     [
-        ({"/metrics": VLLM}, ["/metrics", "/metrics"]),
+        ({"/metrics": VLLM}, [*PATHS, "/metrics"]),
+        ({"/v1/loads": SGLANG, "/metrics": STALE}, ["/v1/loads"] * 2),
         (
             {"/metrics": "[]", "/prometheus/metrics": TRTLLM},
-            ["/metrics", "/prometheus/metrics", "/prometheus/metrics"],
-        ),
-        (
-            {"/v1/loads": SGLANG},
-            ["/metrics", "/prometheus/metrics", "/v1/loads", "/v1/loads"],
+            ["/v1/loads", *["/prometheus/metrics"] * 2],
         ),
     ],
 )
@@ -39,7 +40,7 @@ def test_every_engine_is_asked_where_it_tells_its_load(
 def test_an_engine_that_does_not_tell_is_asked_everywhere() -> None:
     found, paths = asyncio.run(ask_twice({}))
     assert found == [None, None]
-    assert paths == ["/metrics", "/prometheus/metrics", "/v1/loads"] * 2
+    assert paths == PATHS * 2
 
 
 async def ask_twice(routes: dict[str, str]) -> tuple[list[Load | None], list[str]]:

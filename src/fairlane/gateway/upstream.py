@@ -28,12 +28,13 @@ _NOT_PASSED = frozenset(
 )
 # Said to us, not to the engine: who it is from, and what an engine would believe unseen.
 _OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
-# Where engines tell their load. What told once is asked first from then on: trtllm-serve's own
-# /metrics takes the numbers away from which it makes those of /prometheus/metrics.
+# Where engines tell their load; what told once is asked first from then on. /metrics comes last:
+# SGLang's, where it has them, are renewed seldom, and trtllm-serve's are JSON, and take away the
+# numbers from which the others are made.
 _LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
-    ("/metrics", from_metrics),
-    ("/prometheus/metrics", from_metrics),
     ("/v1/loads", from_loads),
+    ("/prometheus/metrics", from_metrics),
+    ("/metrics", from_metrics),
 )
 _OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
