@@ -112,14 +112,15 @@ class Gateway:
                 self._refuse_while_draining()
                 await send_json(send, {"status": "ok"})
                 return
+            caller = self._door.identify(scope)  # which routes there are is for who may come in
             dialect = ROUTES.get(path)
             if dialect is None and path not in self._reading:
                 raise Refused(404, "not_found", f"There is no {path[:80]} here.")
-            caller = self._door.identify(scope)
+            takes = ("GET", "HEAD") if dialect is None else ("POST",)
+            if scope["method"] not in takes:
+                raise Refused(405, "method_not_allowed", f"{path} takes {takes[0]}.")
             if dialect is None:
-                await self._reading[path](caller, send)
-            elif scope["method"] != "POST":
-                raise Refused(405, "method_not_allowed", f"{path} takes POST.")
+                await self._reading[path](caller, self._telling_limits(send, caller))
             else:
                 await self._work(scope, receive, send, caller, dialect)
         except Refused as refused:
@@ -127,6 +128,17 @@ class Gateway:
         finally:
             if caller is not None:
                 self._door.admission.served(caller)
+
+    def _telling_limits(self, send: Send, caller: Caller) -> Send:
+        """`send` that adds what is left of the caller's limits."""
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                left = as_headers(self._door.rate_headers(caller))
+                message = {**message, "headers": [*message["headers"], *left]}
+            await send(message)
+
+        return telling
 
     async def _work(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, dialect: Dialect
