@@ -2,8 +2,7 @@
 
 import http.client
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import DrainingServer, Running
 from fairlane.http_server import in_thread
 from tests.processes import PATIENCE_S
+from tests.talking import ask, until
 
 
 class Site:
@@ -38,15 +38,7 @@ class Site:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection = self.connect()
-        try:
-            connection.request(method, path, None if body is None else content, named)
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read()
-        finally:
-            connection.close()
+        return ask(port_of(self.url), method, path, named, body)
 
     def complete(
         self, tokens: int, key: str | None = None, **fields: Any
@@ -61,14 +53,6 @@ class Site:
         found: dict[str, Any] = json.loads(self.request("GET", "/fairlane/tenants", key=key)[2])
         clients: dict[str, Any] = found["clients"]
         return clients
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what must happen."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -95,3 +79,6 @@ def data_of(stream: bytes) -> list[Any]:
     """The data of a stream's events, parsed where it is JSON."""
     lines = [line[6:] for line in stream.decode().splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+__all__ = ["Site", "data_of", "gateway", "port_of", "until"]
