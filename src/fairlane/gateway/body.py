@@ -11,14 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from json.decoder import JSONDecoder
+from types import NoneType
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
 
-_DECODER = JSONDecoder()
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = JSONDecoder(parse_constant=_no_number)
+_PAIRS = JSONDecoder(object_pairs_hook=list)
 _BLANKS = " \t\n\r"
 # Fields that let tokens pass uncounted, and what alone is taken for them.
-_UNCOUNTED = {"stream_interval": 1}
+_UNCOUNTED = {"stream_interval": 1, "background": False}
 LONGEST_MODEL = 512
 _TEXT = ("prompt", "messages", "input", "system", "instructions", "tools", "query", "documents")
 _A_MESSAGE = 12  # characters, as what stands around one in the prompt is about four tokens
@@ -83,9 +90,11 @@ def read_body(dialect: Dialect, content: bytes) -> Asked:
     model = asked.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= LONGEST_MODEL:
         raise BodyError("model must be the name of a model; GET /v1/models lists them")
+    if type(asked.get("stream", False)) not in (bool, NoneType):  # engines take "true" or 1 for it
+        raise BodyError("stream must be true or false")
     found = Asked(
         model=model,
-        stream=asked.get("stream") is True,
+        stream=dialect is not Dialect.PLAIN and asked.get("stream") is True,
         samples=_samples(asked),
         max_tokens=_most(asked),
         characters=sum(_characters(asked.get(name)) for name in _TEXT),
@@ -143,6 +152,8 @@ def _asking_for_usage(asked: Asked, text: str, options: tuple[Any, int, int] | N
     value, begin, end = options or (None, 0, 0)
     if value is not None and not isinstance(value, dict):
         raise BodyError("stream_options must be an object")
+    if value and len(_PAIRS.raw_decode(text, begin)[0]) > len(value):
+        raise BodyError("a name stands twice in stream_options")
     if value and value.get("include_usage") is True:
         return asked
     wanted = json.dumps({**(value or {}), "include_usage": True})
@@ -179,8 +190,8 @@ def _tokens(value: Any) -> int:
 
 
 def _samples(asked: dict[str, Any]) -> int:
-    n = asked.get("n")
-    return n if type(n) is int and n > 0 else 1
+    """Answers that the engine makes, also those of which it keeps the best to itself."""
+    return max(n if type(n) is int else 1 for n in (1, asked.get("n"), asked.get("best_of")))
 
 
 def _most(asked: dict[str, Any]) -> int | None:

@@ -195,7 +195,7 @@ class Serving:
                     if not last:
                         call.served.refused = True
                         return False
-                if call.asked.stream and _is_stream(answer):
+                if call.dialect is not Dialect.PLAIN and _is_stream(answer):
                     await self._pass_stream(call, answer, send)
                 else:
                     await self._pass_whole(call, answer, send)
@@ -237,15 +237,15 @@ class Serving:
     async def _pass_whole(self, call: Call, answer: Answer, send: Send) -> None:
         body = b"".join([part async for part in answer.parts])
         call.served.refused = answer.status >= 400
-        if call.head_sent:  # a stream that waited, and now an error in its place
-            await _send_part(send, _event(call.dialect, _error_of(body, answer.status)))
-            await send({"type": "http.response.body", "body": b""})
-            return
         call.flows()
         usage = usage_of(call.dialect, body) if answer.status < 400 else None
         if usage is not None:
             call.served.usage, call.served.output_tokens = usage, usage.output
             self._dispatcher.tokens(str(call.request.id), usage.output)
+        if call.head_sent:  # a stream that waited, and now an error in its place
+            await _send_part(send, _event(call.dialect, _error_of(body, answer.status)))
+            await send({"type": "http.response.body", "body": b""})
+            return
         if answer.status < 400:
             call.served.outcome = Outcome.FINISHED
         headers = headers_for_client(answer.headers)
