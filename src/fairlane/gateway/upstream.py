@@ -25,9 +25,19 @@ _NOT_PASSED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade host content-length expect".split()
 )
-# Said to us, not to the engine: who it is from, and what an engine would believe unseen.
-_OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
-_OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
+# Said to us, not to the engine: who it is from, what an engine or a router before it would believe
+# unseen, and how the body is to be read, which is as we have read it.
+_OURS = frozenset(
+    b"authorization x-api-key api-key cookie forwarded accept-encoding content-type "
+    b"content-encoding x-real-ip".split()
+)
+_OUR_PREFIXES = (
+    b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-gateway-", b"x-dynamo-", b"x-data-parallel-",
+    b"x-dp-", b"x-prefill", b"x-encoder-", b"x-worker-", b"x-epp-", b"x-smg-", b"x-ratelimit-",
+)  # fmt: skip
+_JSON = (b"content-type", b"application/json")
+# Said to us by an upstream: cookies, its time, and how much of its own limits we have left.
+_ITS_OWN = (b"set-cookie", b"date", b"x-ratelimit-")
 
 
 class UpstreamError(FairlaneError):
@@ -53,23 +63,28 @@ class Answer:
 
 def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What goes on of a client's headers."""
+    passed = []
     named = _connection_names(headers)
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _NOT_PASSED
-        and name not in _OURS
-        and name not in named
-        and not name.startswith(_OUR_PREFIXES)
-    ]
+    for name, value in headers:
+        meant = name.replace(b"_", b"-")  # by some who read it
+        if not (
+            meant in _NOT_PASSED
+            or meant in _OURS
+            or name in named
+            or meant.startswith(_OUR_PREFIXES)
+        ):
+            passed.append((name, value))
+    return [*passed, _JSON]
 
 
 def headers_for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What goes on of an upstream's headers; the length is ours to say."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = _connection_names(lowered)
     return [
-        (name.lower(), value)
-        for name, value in headers
-        if name.lower() not in _NOT_PASSED and name.lower() not in (b"set-cookie", b"date")
+        (name, value)
+        for name, value in lowered
+        if name not in _NOT_PASSED and name not in named and not name.startswith(_ITS_OWN)
     ]
 
 
@@ -127,7 +142,8 @@ class Upstream:
     ) -> AsyncIterator[Answer]:
         """Send a request. Leaving the context early hangs up on the upstream.
 
-        Raises UpstreamError where no head came, and from `parts` where the body broke off.
+        Raises UpstreamError where no head came, or none that is for a client to see, and from
+        `parts` where the body broke off.
         """
         assert self._session is not None, "open() comes first"
         plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
@@ -144,6 +160,10 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"no answer: {_reason(error)}") from error
         try:
+            if response.status in (401, 407):  # the client's is not the key that is wrong
+                raise UpstreamError("it does not take the gateway's key")
+            if not 200 <= response.status < 600:
+                raise UpstreamError(f"it answers with the status {response.status}")
             yield Answer(response.status, list(response.raw_headers), _parts(response))
         finally:
             response.close()  # the connection too, unless the whole body was read
