@@ -42,6 +42,7 @@ from fairlane.gateway.upstream import headers_for_upstream
 
 log = logging.getLogger("fairlane.gateway")
 _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
+_MOST_HEADERS = 1 << 16  # bytes
 EVERYONE = frozenset({"/health", "/ping"})
 
 
@@ -145,6 +146,8 @@ class Gateway:
     ) -> None:
         """A request that asks an engine for work."""
         self._refuse_while_draining()
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MOST_HEADERS:
+            raise Refused(431, "headers_too_large", f"Headers may have {_MOST_HEADERS:,} bytes.")
         if caller.client is None:
             raise Refused(401, "no_key", "This route needs an API key.")
         self._door.arrive(caller)

@@ -125,6 +125,8 @@ class GatewayConfig(Configuration):
     def _more(cls, document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         if document.get("identity", {}).get("lora"):
             raise FairlaneError("[identity] lora: the gateway tells clients apart by keys alone")
+        if document.get("identity", {}).get("routes"):
+            raise FairlaneError("[identity] routes: the gateway has none but those it can count")
         upstreams = read_table(
             document,
             "upstreams",
