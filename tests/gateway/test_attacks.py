@@ -10,7 +10,7 @@ import pytest
 
 from tests.door.test_attacks import END, LINE
 from tests.door.town import Town
-from tests.gateway.raw import answering
+from tests.gateway.answering import answering
 from tests.gateway.site import Site, gateway, port_of
 from tests.loadgen.server import CompletionServer, chunk, event
 from tests.simulated.engines import running
