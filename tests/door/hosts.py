@@ -152,7 +152,7 @@ class BeforeEngine(Host):
     def __init__(self, site: Site, upstream: CompletionServer) -> None:
         super().__init__()
         self.port = port_of(site.url)
-        self.door = site.running._door
+        self.door = site.running.door
         self.door.clock = lambda: self.now
         self._site = site
         self._upstream = upstream
@@ -160,7 +160,7 @@ class BeforeEngine(Host):
     def reached(self) -> Counter[str]:
         """As of `Host`."""
         until(lambda: self._site.running.live == 0)  # an answer is there before its account is
-        books = self._site.running.models["tiny"].dispatcher.pool.books
+        books = self._site.running.fleet.models["tiny"].pool.books
         return Counter({name: one["arrivals"] for name, one in books.snapshot()["clients"].items()})
 
     def inside(self) -> int:

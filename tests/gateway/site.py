@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from tests.talking import ask, until
 class Site:
     """A running gateway."""
 
-    def __init__(self, running: Running, url: str) -> None:
+    def __init__(self, running: Running, server: DrainingServer, url: str) -> None:
         self.running = running
+        self.server = server
         self.url = url
 
     def connect(self) -> http.client.HTTPConnection:
@@ -63,9 +64,22 @@ def gateway(*upstreams: str, folder: Path | None = None, **tables: Any) -> Itera
     for table in document["upstreams"].values():
         if window is not None:
             table["window"] = window
-    running = Running(GatewayConfig.parse({**document, **tables}, folder or Path()))
-    with in_thread(lambda ready: DrainingServer(running, ready)) as url:
-        yield Site(running, url)
+    with serving(Running(GatewayConfig.parse({**document, **tables}, folder or Path()))) as site:
+        yield site
+
+
+@contextmanager
+def serving(running: Running) -> Iterator[Site]:
+    """Start one."""
+    server: DrainingServer
+
+    def make(ready: Callable[[], None]) -> DrainingServer:
+        nonlocal server
+        server = DrainingServer(running, ready)
+        return server
+
+    with in_thread(make) as url:
+        yield Site(running, server, url)
 
 
 def port_of(url: str) -> int:

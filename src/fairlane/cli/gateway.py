@@ -80,7 +80,7 @@ def gateway(
         settings = settings.with_upstreams(urls)
         if check:
             _check(settings)
-        elif serve(settings, host, port) is signal.SIGINT:
+        elif serve(settings, host, port, config) is signal.SIGINT:
             raise typer.Exit(INTERRUPTED)
 
 

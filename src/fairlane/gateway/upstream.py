@@ -10,11 +10,12 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
 from fairlane.core.errors import FairlaneError
+from fairlane.door.tenants import name_of
 from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,7 +36,6 @@ _OUR_PREFIXES = (
     b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-gateway-", b"x-dynamo-", b"x-data-parallel-",
     b"x-dp-", b"x-prefill", b"x-encoder-", b"x-worker-", b"x-epp-", b"x-smg-", b"x-ratelimit-",
 )  # fmt: skip
-_JSON = (b"content-type", b"application/json")
 # Said to us by an upstream: cookies, its time, and how much of its own limits we have left.
 _ITS_OWN = (b"set-cookie", b"date", b"x-ratelimit-")
 
@@ -61,8 +61,8 @@ class Answer:
     parts: AsyncIterator[bytes]
 
 
-def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """What goes on of a client's headers."""
+def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]], kind: bytes) -> Headers:
+    """What goes on of a client's headers. kind: the content type that the body was read as."""
     passed = []
     named = _connection_names(headers)
     for name, value in headers:
@@ -74,7 +74,7 @@ def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
             or meant.startswith(_OUR_PREFIXES)
         ):
             passed.append((name, value))
-    return [*passed, _JSON]
+    return [*passed, (b"content-type", kind)]
 
 
 def headers_for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -94,30 +94,46 @@ def _connection_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes
     return frozenset(name.strip().lower() for name in names.split(b","))
 
 
-class Upstream:
-    """One engine's server.
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How one engine's server is reached.
 
     url: without `/v1`. key: sent as its API key. ca: a file of certificates to trust, for https;
     verify: whether its certificate is looked at. silence_s: how long it may say nothing.
+    client_header: in which it is told whose request it is; "" where it is not.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        ca: str | None = None,
-        verify: bool = True,
-        silence_s: float = 600.0,
-    ) -> None:
-        self.url = url
+    url: str
+    key: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    verify: bool = True
+    silence_s: float = 600.0
+    client_header: str = ""
+
+
+class Upstream:
+    """One engine's server. Raises OSError (ssl.SSLError) where its certificates cannot be read."""
+
+    def __init__(self, address: Address) -> None:
+        self.url = address.url
+        self._silence_s = address.silence_s
+        self._client_header = address.client_header.encode()
+        key, ca = address.key, address.ca
         self._authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
         context: ssl.SSLContext | bool = True
         if ca is not None:
             context = ssl.create_default_context(cafile=ca)
-        self._tls = context if verify else False
-        self._silence_s = silence_s
+        self._tls = context if address.verify else False
         self._session: aiohttp.ClientSession | None = None
+        self._sending = 0
+        self._retired = False
+
+    def naming(self, client: str, headers: Headers) -> Headers:
+        """The headers, and among them whose request it is, where the upstream is told."""
+        if not self._client_header:
+            return headers
+        mine = [(name, value) for name, value in headers if name != self._client_header]
+        return [*mine, (self._client_header, name_of(client).encode())]
 
     async def open(self) -> None:
         """Make the client; in the loop that it will run in."""
@@ -136,6 +152,12 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
+    async def retire(self) -> None:
+        """Close all connections once the requests that are under way have ended."""
+        self._retired = True
+        if not self._sending:
+            await self.close()
+
     @asynccontextmanager
     async def send(
         self, method: str, path: str, headers: Headers, body: bytes
@@ -146,10 +168,24 @@ class Upstream:
         `parts` where the body broke off.
         """
         assert self._session is not None, "open() comes first"
-        plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
+        plain = [(n.decode("latin-1"), v.decode("utf-8", "replace")) for n, v in headers]
+        self._sending += 1
+        try:
+            async with self._answer(method, path, plain, body) as answer:
+                yield answer
+        finally:
+            self._sending -= 1
+            if self._retired and not self._sending:
+                await self.close()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
+    ) -> AsyncIterator[Answer]:
+        assert self._session is not None
         try:
             response = await self._session.request(
-                method, self.url + path, data=body, headers=plain, allow_redirects=False
+                method, self.url + path, data=body, headers=headers, allow_redirects=False
             )
         except aiohttp.ClientConnectorError as error:
             raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
