@@ -133,6 +133,20 @@ def test_what_only_the_gateway_or_an_engines_own_router_may_say_does_not_pass(
     assert found["x-request-id"] == "kept"
 
 
+def test_no_client_says_to_an_engine_whose_request_it_is(
+    life: ExitStack, tmp_path: Path, key: bytes
+) -> None:
+    upstream = life.enter_context(CompletionServer())
+    tables = {"u": {"url": upstream.url, "client_header": "x-tenant"}}
+    site = life.enter_context(gateway(folder=tmp_path, tenants="tenants.toml", upstreams=tables))
+    forged = b"x-tenant: bob\r\nX_Tenant: bob\r\n"
+    sent = LINE + key + forged + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+    assert statuses(spoken(port_of(site.url), sent + END)) == [200, 200]
+    found = upstream.seen[0].headers.items()
+    told = [value for name, value in found if name.lower().replace("_", "-") == "x-tenant"]
+    assert told == ["alice"]
+
+
 def test_headers_for_the_next_machine_alone_do_not_pass(
     life: ExitStack, tmp_path: Path, key: bytes
 ) -> None:

@@ -132,8 +132,9 @@ class Upstream:
         """The headers, and among them whose request it is, where the upstream is told."""
         if not self._client_header:
             return headers
-        mine = [(name, value) for name, value in headers if name != self._client_header]
-        return [*mine, (self._client_header, name_of(client).encode())]
+        mine = self._client_header
+        others = [(name, value) for name, value in headers if name.replace(b"_", b"-") != mine]
+        return [*others, (mine, name_of(client).encode())]
 
     async def open(self) -> None:
         """Make the client; in the loop that it will run in."""
