@@ -61,14 +61,15 @@ def test_ctrl_c_ends_it_without_a_word(tmp_path: Path) -> None:
     assert not (tmp_path / "fairlane-demo.html").exists()
 
 
-@pytest.mark.parametrize("module", ["aiohttp", "uvicorn"])
+@pytest.mark.parametrize("module", ["aiohttp", "python_multipart", "uvicorn"])
 def test_a_plain_install_says_what_to_install_for_it(tmp_path: Path, module: str) -> None:
     """As where the module is not there."""
     trace = _small_trace(tmp_path)
     program = f"import sys; sys.modules[{module!r}] = None; from fairlane.cli import main; main()"
     demo = [sys.executable, "-c", program, "demo", "--trace", trace, "--workers", "1", "--json"]
     needs = (
-        "the live part needs what is not installed: pip install aiohttp httptools uvicorn uvloop"
+        "the live part needs what is not installed: "
+        "pip install aiohttp httptools python-multipart uvicorn uvloop"
     )
     with started(*demo, "--live", cwd=tmp_path) as process:
         printed, errors = process.communicate(timeout=PATIENCE_S)

@@ -156,7 +156,10 @@ def _scenes(real: Settings) -> list[_Scene]:
     ]
 
 
-_NEEDS = "the live part needs what is not installed: pip install aiohttp httptools uvicorn uvloop"
+_NEEDS = (
+    "the live part needs what is not installed: "
+    "pip install aiohttp httptools python-multipart uvicorn uvloop"
+)
 
 
 def _live_scenes(
