@@ -16,7 +16,7 @@ from fairlane.door.access import Access
 from fairlane.door.door import Door
 from tests.door.town import Town
 from tests.engines.identity.site import Engine, Server, running
-from tests.gateway.site import Site, gateway, port_of
+from tests.gateway.site import SERVER, Site, ThroughSockets, gateway, port_of
 from tests.loadgen.server import CompletionServer
 from tests.talking import ask, bearer, until
 
@@ -196,4 +196,15 @@ def _gateway(town: Town | None, tables: dict[str, Any]) -> Iterator[Host]:
         yield BeforeEngine(site, upstream)
 
 
-HOSTS = {"plugin": _plugin, "gateway": _gateway}
+@contextmanager
+def _worker(town: Town | None, tables: dict[str, Any]) -> Iterator[Host]:
+    """The gateway where one process passes bytes and another decides."""
+    token = SERVER.set(ThroughSockets)
+    try:
+        with _gateway(town, tables) as host:
+            yield host
+    finally:
+        SERVER.reset(token)
+
+
+HOSTS = {"plugin": _plugin, "gateway": _gateway, "worker": _worker}

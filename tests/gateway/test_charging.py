@@ -30,6 +30,9 @@ def now(site: Site) -> dict[str, Any]:
     return found
 
 
+pytestmark = pytest.mark.usefixtures("any_desk")
+
+
 # -- whole answers ----------------------------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ from tests.loadgen.server import (
 )
 from tests.processes import PATIENCE_S
 
+pytestmark = pytest.mark.usefixtures("any_desk")
+
 # -- what passes ------------------------------------------------------------------------------
 
 

@@ -145,6 +145,10 @@ class Desk:
 
     async def arrive(self, caller: Caller) -> Ticket:
         """A request of a known client comes in. Raises Refused, by its client's limits."""
+        return self.admit(caller)
+
+    def admit(self, caller: Caller) -> "LocalTicket":
+        """The same, where nobody has to wait for another process."""
         self.door.arrive(caller)
         assert caller.client is not None
         return LocalTicket(self, caller, caller.client)
@@ -199,7 +203,8 @@ class LocalTicket:
         self._until: float | None = None
         self._entered = False
         self._place: _Place | None = None
-        self._output = 0  # tokens that are counted, against its client's limits
+        self._so_far = 0  # output tokens
+        self._output = 0  # those that are counted, against its client's limits
         self._counted = 0  # with those of its prompt
 
     @property
@@ -272,6 +277,7 @@ class LocalTicket:
     def tokens(self, so_far: int) -> None:
         """Its answer holds so many tokens so far."""
         place = self._sent()
+        self._so_far = so_far
         place.queue.pool.tokens(place.id, so_far)
         more = so_far - self._output
         if more >= _TELLS_LIMITS:
@@ -291,7 +297,7 @@ class LocalTicket:
         """It is over: what it was charged is settled by what the engine says."""
         try:
             if self._place is not None:
-                if served.sent:
+                if served.sent or self._place.lane is not None:
                     self._settle(self._place, served)
                 self._place.queue.end(self._place.id, served.outcome)
         finally:
@@ -299,12 +305,19 @@ class LocalTicket:
                 self._door.turns.leave(self._client)
             self._door.admission.served(self._caller)
 
+    def so_far(self) -> Served:
+        """What is known of it, where whoever served it is gone."""
+        sent = self._place is not None and self._place.lane is not None
+        whole = self._place is not None and not self._place.wish.stream
+        return Served(sent=sent, output_tokens=None if whole else self._so_far)
+
     def _sent(self) -> _Place:
         assert self._place is not None, "its turn comes first"
         return self._place
 
     def _settle(self, place: _Place, served: Served) -> None:
-        final = Usage() if served.refused else self._final(place, served)
+        worked = served.sent and not served.refused
+        final = self._final(place, served) if worked else Usage()
         place.queue.pool.settle(place.id, final)
         free = round(final.cached * (1 - self._desk.cached_part))  # of the cache's, by the prices
         self._count(final.input - free + final.output - self._counted)

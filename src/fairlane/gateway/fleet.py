@@ -82,7 +82,7 @@ class Fleet:
         try:
             for name, plan in fresh.items():
                 opened[name] = Upstream(plan.address)
-                await opened[name].open()
+                opened[name].open()
             asked = [plan for plan in wanted.values() if self._asks(plan)]
             known = {**self.upstreams, **opened}
             serves = {plan.name: await _models(plan, known[plan.name]) for plan in asked}

@@ -1,8 +1,6 @@
-"""Runs a gateway: everything is checked, then it listens; told to stop, it serves who is here.
+"""A gateway in one process: a desk and its upstreams, and the application that serves HTTP.
 
-The first SIGTERM or Ctrl-C drains: who comes is answered 503, who is here is served to the end. A
-second one ends it at once. A changed configuration's upstreams are taken up while it runs; a file
-that is wrong changes nothing, and the log says why.
+Told to stop, it drains: who comes is answered 503, who is here is served to the end.
 """
 
 import asyncio
@@ -12,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
-from fairlane.addresses import listen, url_of
 from fairlane.core.errors import FairlaneError
 from fairlane.door.door import Door
 from fairlane.gateway.app import Gateway
@@ -27,6 +24,7 @@ from fairlane.http_server import HttpServer
 
 log = logging.getLogger("fairlane.gateway")
 _LOOK_S = 1.0
+KEEP_ALIVE_S = 75  # of a connection on which nothing comes
 
 
 class Running:
@@ -104,11 +102,16 @@ class DrainingServer(HttpServer):
 
     def __init__(self, running: Running, ready: Callable[[], None]) -> None:
         self._running = running
-        self.app = application(
+        self.app = self.application(running)
+        super().__init__(self.app, ready, lifespan="on", timeout_keep_alive=KEEP_ALIVE_S)
+
+    @staticmethod
+    def application(running: Running) -> Gateway:
+        """What it serves."""
+        return application(
             running.config, running.door, running.desk, running.fleet.upstreams,
             running.open, running.close,
         )  # fmt: skip
-        super().__init__(self.app, ready, lifespan="on", timeout_keep_alive=75)
 
     def end(self, number: int, frame: FrameType | None = None) -> None:
         """A signal to stop: drain, or at the second one end."""
@@ -125,23 +128,3 @@ class DrainingServer(HttpServer):
         if self.ended_by is not None and not self._running.live:
             self.should_exit = True
         return await super().on_tick(counter)
-
-
-def serve(
-    config: GatewayConfig, host: str, port: int, file: Path | None = None
-) -> signal.Signals | None:
-    """Serve until told to stop; says by which signal. file: where `config` was read.
-
-    Raises FairlaneError for what cannot be, before it listens.
-    """
-    found = asyncio.run(Running(config).check())
-    listening = listen(host, port)
-
-    def ready() -> None:
-        for model, upstreams in found.items():
-            log.warning("model %s: %s", model, ", ".join(upstreams))
-        log.warning("ready at %s", url_of(listening))
-
-    server = DrainingServer(Running(config, file), ready)
-    server.run(sockets=[listening])
-    return server.ended_by

@@ -136,7 +136,7 @@ class Upstream:
         others = [(name, value) for name, value in headers if name.replace(b"_", b"-") != mine]
         return [*others, (mine, name_of(client).encode())]
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Make the client; in the loop that it will run in."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=30),
