@@ -49,6 +49,14 @@ def test_an_answer_passes_as_it_is_but_for_usage_that_nobody_asked_for() -> None
         assert client["service"] == 8 + 2 * 7
 
 
+def test_a_long_prompt_passes_whole() -> None:
+    with CompletionServer() as upstream, gateway(upstream.url) as site:
+        status, _, body = site.complete(1, prompt="word " * 500_000)
+        assert (status, data_of(body)[-1]) == (200, "[DONE]")
+        assert upstream.seen[0].body["prompt"] == 500_000
+        assert "content-length" in {name.lower() for name in upstream.seen[0].headers}
+
+
 def test_models_are_those_of_the_upstreams() -> None:
     with CompletionServer() as upstream, gateway(upstream.url) as site:
         status, _, body = site.request("GET", "/v1/models")

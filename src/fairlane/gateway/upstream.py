@@ -8,9 +8,10 @@ upstream's own key; a client's never gets here.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 
 import aiohttp
 
@@ -38,6 +39,14 @@ _OUR_PREFIXES = (
 )  # fmt: skip
 # Said to us by an upstream: cookies, its time, and how much of its own limits we have left.
 _ITS_OWN = (b"set-cookie", b"date", b"x-ratelimit-")
+# Where engines tell their load; what told once is asked first from then on. /metrics comes last:
+# SGLang's, where it has them, are renewed seldom, and trtllm-serve's are JSON, and take away the
+# numbers from which the others are made.
+_LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
+    ("/v1/loads", from_loads),
+    ("/prometheus/metrics", from_metrics),
+    ("/metrics", from_metrics),
+)
 
 
 class UpstreamError(FairlaneError):
@@ -124,6 +133,7 @@ class Upstream:
         if ca is not None:
             context = ssl.create_default_context(cafile=ca)
         self._tls = context if address.verify else False
+        self._loads = _LOADS
         self._session: aiohttp.ClientSession | None = None
         self._sending = 0
         self._retired = False
@@ -186,7 +196,11 @@ class Upstream:
         assert self._session is not None
         try:
             response = await self._session.request(
-                method, self.url + path, data=body, headers=headers, allow_redirects=False
+                method,
+                self.url + path,
+                data=_in_parts(body),
+                headers=headers,
+                allow_redirects=False,
             )
         except aiohttp.ClientConnectorError as error:
             raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
@@ -220,13 +234,15 @@ class Upstream:
 
     async def load(self) -> Load | None:
         """How many requests run and wait in it, or None where it does not tell."""
-        for path, read in (("/metrics", from_metrics), ("/v1/loads", from_loads)):
+        for told in self._loads:
+            path, read = told
             try:
                 status, body = await self._ask(path)
             except UpstreamError:
                 return None
             found = read(body) if status == 200 else None
             if found is not None:
+                self._loads = (told, *(other for other in _LOADS if other is not told))
                 return found
         return None
 
@@ -252,6 +268,11 @@ class Upstream:
                 return response.status, body.decode(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
+
+
+def _in_parts(body: bytes) -> bytes | BytesIO:
+    """A large body is written piece by piece, so that nobody else's tokens wait for it."""
+    return body if len(body) < 1 << 18 else BytesIO(body)
 
 
 async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
