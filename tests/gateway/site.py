@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from fairlane.gateway.run import DrainingServer, Running, application
 from fairlane.gateway.wire import Hatch, RemoteDesk
 from fairlane.http_server import in_thread
 from tests.processes import PATIENCE_S
+from tests.talking import ask, until
 
 
 class Site:
@@ -44,15 +44,7 @@ class Site:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection = self.connect()
-        try:
-            connection.request(method, path, None if body is None else content, named)
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read()
-        finally:
-            connection.close()
+        return ask(port_of(self.url), method, path, named, body)
 
     def complete(
         self, tokens: int, key: str | None = None, **fields: Any
@@ -67,14 +59,6 @@ class Site:
         found: dict[str, Any] = json.loads(self.request("GET", "/fairlane/tenants", key=key)[2])
         clients: dict[str, Any] = found["clients"]
         return clients
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what must happen."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -143,3 +127,15 @@ def data_of(stream: bytes) -> list[Any]:
     """The data of a stream's events, parsed where it is JSON."""
     lines = [line[6:] for line in stream.decode().splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+__all__ = [
+    "SERVER",
+    "Site",
+    "ThroughSockets",
+    "data_of",
+    "gateway",
+    "port_of",
+    "serving",
+    "until",
+]
