@@ -6,6 +6,7 @@ upstream's own key; a client's never gets here.
 """
 
 import asyncio
+import io
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterable
@@ -20,6 +21,7 @@ from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 Headers = list[tuple[bytes, bytes]]
 ASK_S = 5.0
 CONNECT_S = 10.0
+_LARGE = 1 << 20  # bytes
 # Between two machines alone, or made anew for the next one.
 _NOT_PASSED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
@@ -133,7 +135,7 @@ class Upstream:
         plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
         try:
             response = await self._session.request(
-                method, self.url + path, data=body, headers=plain, allow_redirects=False
+                method, self.url + path, data=_data(body), headers=plain, allow_redirects=False
             )
         except aiohttp.ClientConnectorError as error:
             raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
@@ -195,6 +197,11 @@ class Upstream:
                 return response.status, body.decode(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
+
+
+def _data(body: bytes) -> bytes | io.BytesIO:
+    """A body as aiohttp takes it: of a large one, pieces, so that others get the event loop."""
+    return body if len(body) <= _LARGE else io.BytesIO(body)
 
 
 async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
