@@ -142,13 +142,25 @@ class Upstream:
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamUnreachable(f"no connection within {CONNECT_S:g} s") from error
         except TimeoutError as error:
-            raise UpstreamSilent(f"silent for {self._silence_s:g} s") from error
+            raise self._silent() from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"no answer: {_reason(error)}") from error
         try:
-            yield Answer(response.status, list(response.raw_headers), _parts(response))
+            yield Answer(response.status, list(response.raw_headers), self._parts(response))
         finally:
             response.close()  # the connection too, unless the whole body was read
+
+    async def _parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for part in response.content.iter_any():
+                yield part
+        except TimeoutError as error:
+            raise self._silent() from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamError(f"broken off: {_reason(error)}") from error
+
+    def _silent(self) -> UpstreamSilent:
+        return UpstreamSilent(f"silent for {self._silence_s:g} s")
 
     # -- what it says of itself --------------------------------------------------------------
 
@@ -202,14 +214,6 @@ class Upstream:
 def _data(body: bytes) -> bytes | io.BytesIO:
     """A body as aiohttp takes it: of a large one, pieces, so that others get the event loop."""
     return body if len(body) <= _LARGE else io.BytesIO(body)
-
-
-async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for part in response.content.iter_any():
-            yield part
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise UpstreamError(f"broken off: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
