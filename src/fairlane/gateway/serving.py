@@ -155,6 +155,9 @@ class Serving:
             call.served.refused = True
             self._dispatcher.unreachable(lane)  # who waits for it is kept; this one too
             return False
+        except UpstreamSilent:
+            self._dispatcher.unreachable(lane)  # else it would swallow one after the other
+            raise
 
     async def _awaited(self, call: Call, send: Send, what: Coroutine[Any, Any, T]) -> T:
         """Wait for a turn: a stream hears that it waits, another request not for ever."""
