@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from urllib.parse import urlsplit
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import DrainingServer, Running
 from fairlane.http_server import in_thread
-from tests.processes import PATIENCE_S
+from tests.processes import PATIENCE_S, started
 
 
 class Site:
@@ -82,6 +84,19 @@ def gateway(*upstreams: str, folder: Path | None = None, **tables: Any) -> Itera
     running = Running(GatewayConfig.parse({**document, **tables}, folder or Path()))
     with in_thread(lambda ready: DrainingServer(running, ready)) as url:
         yield Site(running, url)
+
+
+@contextmanager
+def command(*options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """`fairlane gateway` in a process of its own, with port 0, and its address."""
+    words = [sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
+    with started(*words) as process:
+        assert process.stderr is not None
+        said = ""
+        for said in process.stderr:
+            if "ready at http://127.0.0.1:" in said:
+                break
+        yield process, said.split()[-1]
 
 
 def port_of(url: str) -> int:
