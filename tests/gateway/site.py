@@ -64,6 +64,11 @@ class Site:
         clients: dict[str, Any] = found["clients"]
         return clients
 
+    def upstreams(self) -> dict[str, Any]:
+        """What it tells of its upstreams, by name."""
+        found = json.loads(self.request("GET", "/fairlane/upstreams")[2])["upstreams"]
+        return {one["upstream"]: one for one in found}
+
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what must happen."""

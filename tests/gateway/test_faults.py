@@ -123,8 +123,7 @@ def test_an_engine_that_is_full_is_left_alone_as_long_as_it_says(status: str) ->
         found, _, stream = site.complete(2)
         assert (found, stream) == (200, STREAM)
         assert upstream.at[1] - upstream.at[0] >= 1.0
-        [told] = json.loads(site.request("GET", "/fairlane/upstreams")[2])["upstreams"]
-        assert told["window"] < 8
+        assert site.upstreams()["u0"]["window"] < 8
         assert charged(site) == (5, 2)
 
 
@@ -161,11 +160,6 @@ class Crowd:
         return len(good), [stream for stream in streams if stream[-1] != "[DONE]"]
 
 
-def upstreams(site: Site) -> dict[str, Any]:
-    found = json.loads(site.request("GET", "/fairlane/upstreams")[2])["upstreams"]
-    return {one["upstream"]: one for one in found}
-
-
 def generated(url: str) -> int:
     """Tokens that an engine has counted."""
     return int(ask(url, "/simulated").json["generation_tokens"])
@@ -177,7 +171,7 @@ def test_the_streams_of_a_killed_engine_end_and_who_waits_is_served_by_another()
         _, second = life.enter_context(in_process(*ENGINE))
         site = life.enter_context(gateway(first, second, window=2))
         crowd = Crowd(site, 8)
-        until(lambda: [one["flowing"] for one in upstreams(site).values()] == [2, 2])
+        until(lambda: [one["flowing"] for one in site.upstreams().values()] == [2, 2])
         doomed.kill()
         served, broken = crowd.results()
         assert (served, len(broken)) == (6, 2)
@@ -187,10 +181,10 @@ def test_the_streams_of_a_killed_engine_end_and_who_waits_is_served_by_another()
         assert 0 < came < 2 * TOKENS
         assert charged(site) == (8 * 3, 6 * TOKENS + came)
         assert generated(second) == 6 * TOKENS
-        assert not upstreams(site)["u0"]["up"]
+        assert not site.upstreams()["u0"]["up"]
 
         life.enter_context(in_process(*ENGINE, port=port_of(first)))
-        until(lambda: upstreams(site)["u0"]["up"])
+        until(lambda: site.upstreams()["u0"]["up"])
         assert Crowd(site, 4).results() == (4, [])
         assert (generated(first), generated(second)) == (2 * TOKENS, 8 * TOKENS)
         assert charged(site) == (12 * 3, 10 * TOKENS + came)
@@ -205,15 +199,15 @@ def test_a_stopped_engine_gets_nothing_more_until_it_goes_on() -> None:
         tables["u1"] = {"url": second, "window": 2}
         site = life.enter_context(gateway(first, second, upstreams=tables))
         crowd = Crowd(site, 8)
-        until(lambda: [one["flowing"] for one in upstreams(site).values()] == [2, 2])
+        until(lambda: [one["flowing"] for one in site.upstreams().values()] == [2, 2])
         hung.send_signal(signal.SIGSTOP)
         served, broken = crowd.results()
         assert (served, len(broken)) == (6, 2)
         assert all("silent for 2 s" in stream[-1]["error"]["message"] for stream in broken)
-        assert not upstreams(site)["u0"]["up"]
+        assert not site.upstreams()["u0"]["up"]
         assert Crowd(site, 4).results() == (4, [])  # it swallows nobody
         hung.send_signal(signal.SIGCONT)
-        until(lambda: upstreams(site)["u0"]["up"])
+        until(lambda: site.upstreams()["u0"]["up"])
         before = generated(first)
         assert Crowd(site, 4).results() == (4, [])
         assert generated(first) == before + 2 * TOKENS
