@@ -17,11 +17,10 @@ from fairlane.http_server import in_thread
 from tests.processes import PATIENCE_S, started
 
 
-class Site:
-    """A running gateway."""
+class Direct:
+    """A server at an address, and a client to talk to it."""
 
-    def __init__(self, running: Running, url: str) -> None:
-        self.running = running
+    def __init__(self, url: str) -> None:
         self.url = url
 
     def connect(self) -> http.client.HTTPConnection:
@@ -38,6 +37,8 @@ class Site:
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers in lower case, body."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None:
+            named["Content-Type"] = "application/json"
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -49,6 +50,14 @@ class Site:
             return answer.status, found, answer.read()
         finally:
             connection.close()
+
+
+class Site(Direct):
+    """A running gateway."""
+
+    def __init__(self, running: Running, url: str) -> None:
+        super().__init__(url)
+        self.running = running
 
     def complete(
         self, tokens: int, key: str | None = None, **fields: Any

@@ -1,8 +1,6 @@
 """An engine that has more or less room than before: what it is sent follows, and it stays busy."""
 
-import random
 import subprocess
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from statistics import mean
@@ -13,35 +11,13 @@ import pytest
 from fairlane.door.answers import Receive, Scope, Send
 from fairlane.simulated import SimulatedEngine
 from fairlane.simulated.serve import in_thread
+from tests.gateway.crowd import Crowd
 from tests.gateway.site import Site, gateway, port_of, until
 from tests.simulated.engines import ask, in_process
 
 MEMORY = 2048  # tokens
 SHORT, LONG = 20, 200
 SLOTS = 8
-
-
-class Crowd:
-    """Clients that send their next request as soon as one has ended, however it did."""
-
-    def __init__(self, site: Site, count: int, body: Callable[[], dict[str, Any]]) -> None:
-        self._over = threading.Event()
-        self._site, self._body = site, body
-        self._threads = [threading.Thread(target=self._work) for _ in range(count)]
-
-    def _work(self) -> None:
-        while not self._over.is_set():
-            self._site.complete(**self._body())
-
-    def __enter__(self) -> "Crowd":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
 
 class Look(NamedTuple):
@@ -77,21 +53,25 @@ class Watched(SimulatedEngine):
         return Look(*map(mean, zip(*found[1:], strict=True)))
 
 
-def asking(prompt: int, dice: random.Random) -> dict[str, Any]:
-    """Whole answers of different lengths, so that they do not end together."""
-    tokens = dice.randint(20, 60)
-    return {"tokens": tokens, "prompt": [1] * prompt, "stream": False, "ignore_eos": True}
+def crowd(site: Site, count: int, prompt: Callable[[], int]) -> Crowd:
+    """So many clients, with prompts of so many tokens."""
+
+    def asking(tokens: int) -> dict[str, Any]:
+        ids = [1] * prompt()
+        return {"model": "tiny", "prompt": ids, "max_tokens": tokens, "ignore_eos": True}
+
+    return Crowd(site, {"anyone": (None, count)}, body=asking)
 
 
 @pytest.mark.slow
 def test_the_window_follows_the_memory_that_prompts_leave() -> None:
     """Some forty requests with short prompts fit into it, nine or so with long ones."""
     engine = Watched(model="tiny", speed=1.0, max_num_seqs=64, memory_tokens=MEMORY, noise=False)
-    prompts, dice = [SHORT], random.Random(1)
+    prompts = [SHORT]
     with (
         in_thread(engine) as url,
         gateway(url) as site,
-        Crowd(site, 80, lambda: asking(prompts[-1], dice)),
+        crowd(site, 80, lambda: prompts[-1]),
     ):
         few, many = (8, 16), (30, 60)
         for prompt, looks, (least, most) in ((SHORT, 12, many), (LONG, 7, few), (SHORT, 14, many)):
@@ -106,11 +86,10 @@ def test_the_window_follows_the_memory_that_prompts_leave() -> None:
 def test_a_window_that_does_not_follow_leaves_the_order_to_the_engine() -> None:
     """The control of the test above: what waits inside, waits where nobody orders it."""
     engine = Watched(model="tiny", speed=1.0, max_num_seqs=64, memory_tokens=MEMORY, noise=False)
-    dice = random.Random(1)
     with (
         in_thread(engine) as url,
         gateway(url, window=64) as site,
-        Crowd(site, 80, lambda: asking(LONG, dice)),
+        crowd(site, 80, lambda: LONG),
     ):
         assert engine.seen(url, site, after=3, looks=3).waiting > 30
 
@@ -138,12 +117,11 @@ class Replica(NamedTuple):
 @pytest.mark.slow
 def test_replicas_stay_full_while_one_dies_and_comes_back() -> None:
     options = ("--model", "tiny", "--speed", "2", "--max-num-seqs", str(SLOTS))
-    dice = random.Random(1)
     full = 0.75 * SLOTS  # a busy machine leaves some empty for a moment
     with ExitStack() as life:
         one, two = (Replica(*life.enter_context(in_process(*options))) for _ in range(2))
         site = life.enter_context(gateway(one.url, two.url))
-        life.enter_context(Crowd(site, 60, lambda: asking(SHORT, dice)))
+        life.enter_context(crowd(site, 60, lambda: SHORT))
         until(lambda: one.told("running") == two.told("running") == SLOTS)
         assert min(one.running(), two.running()) >= full
         one.process.kill()
