@@ -1,12 +1,15 @@
 """An upstream whose answers are written byte by byte, and whose faults are those of sockets."""
 
 import asyncio
+import random
 import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Self
+from urllib.parse import urlsplit
 
 from tests.loadgen.server import chunk, event, usage
 from tests.processes import PATIENCE_S
@@ -65,18 +68,15 @@ async def good(line: Line) -> None:
     await line.write(HEAD, *map(part, EVENTS), LAST)
 
 
-class RawUpstream:
-    """See the module. lines: of all requests so far; at: when they came (`time.monotonic`).
+class SocketServer:
+    """Takes connections in a thread; `url` is its address. `_answer` serves one of them."""
 
-    answers: of the first request, of the second and so on; the last one of all that follow.
-    """
-
-    def __init__(self, *answers: Answer) -> None:
-        self._answers = answers
-        self.lines: list[Line] = []
-        self.at: list[float] = []
+    def __init__(self) -> None:
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -94,6 +94,42 @@ class RawUpstream:
             await writer.wait_closed()
         self._tasks.discard(task)
 
+    async def _run(self, started: threading.Event) -> None:
+        self._over, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        started.set()
+        await self._over.wait()
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks)
+
+    def __enter__(self) -> Self:
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)))
+        self._thread.start()
+        assert started.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+
+class RawUpstream(SocketServer):
+    """An upstream. lines: of all requests so far; at: when they came (`time.monotonic`).
+
+    answers: of the first request, of the second and so on; the last one of all that follow.
+    """
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__()
+        self._answers = answers
+        self.lines: list[Line] = []
+        self.at: list[float] = []
+
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if head.startswith(b"get /v1/models "):
@@ -109,37 +145,35 @@ class RawUpstream:
             self.at.append(time.monotonic())
             await self._answers[min(len(self.lines), len(self._answers)) - 1](line)
 
-    def run(self, started: threading.Event) -> None:
-        """Serve until `stop`."""
 
-        async def main() -> None:
-            self._over, self._loop = asyncio.Event(), asyncio.get_running_loop()
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            started.set()
-            await self._over.wait()
-            server.close()
-            for task in self._tasks:
+class BadWire(SocketServer):
+    """The way to another server: a part of all connections is cut before anything passes."""
+
+    def __init__(self, url: str, part: float) -> None:
+        super().__init__()
+        self._port = urlsplit(url).port
+        self._part = part
+        self._dice = random.Random(1)
+        self.cut = 0
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._dice.random() < self._part:
+            self.cut += 1
+            Line(reader, writer).reset()
+            return
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self._port)
+        ways = [_pass(reader, there), _pass(there_reader, writer)]
+        tasks = [asyncio.ensure_future(way) for way in ways]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks)
-
-        asyncio.run(main())
-
-    def stop(self) -> None:
-        """End it, from another thread."""
-        self._loop.call_soon_threadsafe(self._over.set)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            there.close()
 
 
-@contextmanager
-def raw(*answers: Answer) -> Iterator[RawUpstream]:
-    """One that serves in a thread while the block runs."""
-    one, started = RawUpstream(*answers), threading.Event()
-    thread = threading.Thread(target=one.run, args=(started,))
-    thread.start()
-    assert started.wait(PATIENCE_S)
-    try:
-        yield one
-    finally:
-        one.stop()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.raw import EVENTS, HEAD, LAST, STREAM, Line, good, part, raw, whole
+from tests.gateway.raw import EVENTS, HEAD, LAST, STREAM, Line, RawUpstream, good, part, whole
 from tests.gateway.site import Site, command, data_of, gateway, port_of, until
 from tests.processes import PATIENCE_S, memory
 from tests.simulated.engines import ask, in_process
@@ -66,7 +66,7 @@ async def silent_after_the_head(line: Line) -> None:
 
 
 def test_a_stream_that_comes_byte_by_byte_is_passed_and_counted() -> None:
-    with raw(byte_by_byte) as upstream, gateway(upstream.url) as site:
+    with RawUpstream(byte_by_byte) as upstream, gateway(upstream.url) as site:
         status, _, stream = site.complete(2)
         assert (status, stream) == (200, STREAM)
         assert charged(site) == (5, 2)
@@ -77,7 +77,7 @@ NOTHING_CAME = (not_http, cut_after_the_head, cut_in_the_first_event, cut_in_a_w
 
 @pytest.mark.parametrize("fault", NOTHING_CAME)
 def test_an_answer_of_which_nothing_came_is_asked_for_elsewhere(fault: Any) -> None:
-    with raw(fault) as bad, raw(good) as other, gateway(bad.url, other.url) as site:
+    with RawUpstream(fault) as bad, RawUpstream(good) as other, gateway(bad.url, other.url) as site:
         for _ in range(4):
             status, _, stream = site.complete(2)
             assert (status, stream) == (200, STREAM)
@@ -87,7 +87,7 @@ def test_an_answer_of_which_nothing_came_is_asked_for_elsewhere(fault: Any) -> N
 
 @pytest.mark.parametrize("fault", NOTHING_CAME)
 def test_where_there_is_no_elsewhere_it_is_an_error_that_costs_nothing(fault: Any) -> None:
-    with raw(fault) as bad, gateway(bad.url) as site:
+    with RawUpstream(fault) as bad, gateway(bad.url) as site:
         status, _, text = site.complete(2)
         assert (status, json.loads(text)["error"]["code"]) == (502, "upstream_error")
         assert len(bad.lines) == 3
@@ -95,7 +95,7 @@ def test_where_there_is_no_elsewhere_it_is_an_error_that_costs_nothing(fault: An
 
 
 def test_a_cut_in_mid_stream_is_told_after_what_came() -> None:
-    with raw(cut_in_mid_stream) as bad, gateway(bad.url) as site:
+    with RawUpstream(cut_in_mid_stream) as bad, gateway(bad.url) as site:
         status, _, stream = site.complete(2)
         first, error = data_of(stream)
         assert (status, first) == (200, data_of(EVENTS[0])[0])
@@ -105,7 +105,7 @@ def test_a_cut_in_mid_stream_is_told_after_what_came() -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_silence_after_the_head_is_given_up_and_asked_once(streamed: bool) -> None:
-    with raw(silent_after_the_head) as upstream:
+    with RawUpstream(silent_after_the_head) as upstream:
         upstreams = {"u0": {"url": upstream.url, "silence_s": 0.3}}
         with gateway(upstream.url, upstreams=upstreams) as site:
             status, _, text = site.complete(2, stream=streamed)
@@ -119,7 +119,7 @@ def test_an_engine_that_is_full_is_left_alone_as_long_as_it_says(status: str) ->
     async def full(line: Line) -> None:
         await line.write(BUSY[status])
 
-    with raw(full, good) as upstream, gateway(upstream.url) as site:
+    with RawUpstream(full, good) as upstream, gateway(upstream.url) as site:
         found, _, stream = site.complete(2)
         assert (found, stream) == (200, STREAM)
         assert upstream.at[1] - upstream.at[0] >= 1.0
@@ -131,7 +131,11 @@ def test_who_is_turned_away_by_one_engine_is_served_by_another_at_once() -> None
     async def full(line: Line) -> None:
         await line.write(whole("503 Service Unavailable", b"", "Retry-After: 3600"))
 
-    with raw(full) as busy, raw(good) as other, gateway(busy.url, other.url) as site:
+    with (
+        RawUpstream(full) as busy,
+        RawUpstream(good) as other,
+        gateway(busy.url, other.url) as site,
+    ):
         for _ in range(4):
             assert site.complete(2)[2] == STREAM
         assert (len(busy.lines), len(other.lines)) == (1, 4)
@@ -243,7 +247,7 @@ def test_who_reads_nothing_makes_the_engine_wait_and_nobody_else() -> None:
 
     slow = 12  # more than it gets at once to begin with
     with ExitStack() as life:
-        upstream = life.enter_context(raw(*[endless] * slow, good))
+        upstream = life.enter_context(RawUpstream(*[endless] * slow, good))
         process, url = life.enter_context(command("--upstream", upstream.url))
         before = memory(process.pid)
         for _ in range(slow):
@@ -264,7 +268,11 @@ def test_who_reads_nothing_makes_the_engine_wait_and_nobody_else() -> None:
 
 
 def test_who_sends_a_request_slowly_or_never_holds_up_nobody() -> None:
-    with raw(good) as upstream, gateway(upstream.url, window=1) as site, ExitStack() as life:
+    with (
+        RawUpstream(good) as upstream,
+        gateway(upstream.url, window=1) as site,
+        ExitStack() as life,
+    ):
         whole_request = as_http(BODY)
         begun = [
             life.enter_context(sending(site.url, whole_request[:length]))
