@@ -19,7 +19,7 @@ from tests.simulated.engines import ask, running
 
 pytestmark = pytest.mark.slow
 SLOTS = 4
-WORKERS = {"alice": 4 * SLOTS, "bob": 2 * SLOTS}
+WORKERS = {"alice": 6 * SLOTS, "bob": 3 * SLOTS}  # more than ever are in the engine at once
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,9 @@ def asking(tokens: int) -> dict[str, Any]:
 
 
 def shares(server: Asked, town: Town, requests: int) -> Counter[str]:
-    """Tokens of each client while both have requests waiting, after a start."""
+    """Tokens of each client, of both of whom requests wait from the start."""
     clients = {name: (town.keys[name], count) for name, count in WORKERS.items()}
     with Crowd(server, clients, streams=True, body=asking) as crowd:
-        crowd.until(SLOTS * OUTPUT)
         return crowd.until(requests * OUTPUT // 2)
 
 
@@ -92,15 +91,15 @@ def test_every_dialect_is_charged_as_the_engine_counts(engine: str) -> None:
 def test_twice_the_load_gives_no_larger_share(engine: str, town: Town) -> None:
     before = counted(engine)
     with gateway(engine, folder=town.file.parent, tenants="tenants.toml") as site:
-        served = shares(site, town, requests=120)
+        served = shares(site, town, requests=140)
         assert served["alice"] / served["bob"] == pytest.approx(1.0, rel=0.15)
         assert counted(engine) - before == charged(site, town.keys["root"])
 
 
 @pytest.mark.alone
 def test_without_the_gateway_whoever_sends_more_is_served_more(engine: str, town: Town) -> None:
-    served = shares(Direct(engine), town, requests=40)
-    assert served["alice"] / served["bob"] == pytest.approx(2.0, rel=0.3)
+    served = shares(Direct(engine), town, requests=60)
+    assert served["alice"] / served["bob"] > 1.5
 
 
 def test_who_hangs_up_frees_its_slot_and_pays_for_what_was_made(engine: str) -> None:
