@@ -13,6 +13,7 @@ from fairlane.core.types import Outcome, Request
 from fairlane.gateway.counting import Usage
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.signals import Load
+from fairlane.gateway.upstream import UpstreamError
 
 log = logging.getLogger("fairlane.gateway")
 TICK_S = 0.02
@@ -124,7 +125,11 @@ class Dispatcher:
         """Ask for the load, as long as it is told; an upstream that never tells is asked seldom."""
         pause = SCRAPE_S
         while self._busy:
-            load = await self._loads[name]()
+            try:
+                load = await self._loads[name]()
+            except UpstreamError:
+                await asyncio.sleep(SCRAPE_S)  # it may be back at any time
+                continue
             if load is not None:
                 self.pool.told(name, load)
                 pause = GROWING_S if self.pool.lanes[name].window.grows else SCRAPE_S

@@ -176,12 +176,12 @@ class Upstream:
         return names
 
     async def load(self) -> Load | None:
-        """How many requests run and wait in it, or None where it does not tell."""
+        """How many requests run and wait in it, or None where it never tells.
+
+        Raises UpstreamError where it cannot be asked now.
+        """
         for path, read in (("/metrics", from_metrics), ("/v1/loads", from_loads)):
-            try:
-                status, body = await self._ask(path)
-            except UpstreamError:
-                return None
+            status, body = await self._ask(path)
             found = read(body) if status == 200 else None
             if found is not None:
                 return found
