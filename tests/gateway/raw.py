@@ -122,13 +122,17 @@ class RawUpstream(SocketServer):
     """An upstream. lines: of all requests so far; at: when they came (`time.monotonic`).
 
     answers: of the first request, of the second and so on; the last one of all that follow.
+    looks: how often it was asked for its load; cuts_looks: instead of saying that it tells none.
     """
+
+    cuts_looks = False
 
     def __init__(self, *answers: Answer) -> None:
         super().__init__()
         self._answers = answers
         self.lines: list[Line] = []
         self.at: list[float] = []
+        self.looks = 0
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -136,6 +140,9 @@ class RawUpstream(SocketServer):
             writer.write(whole("200 OK", b'{"data": [{"id": "tiny"}]}'))
         elif head.startswith(b"get /health "):
             writer.write(whole("200 OK", b""))
+        elif head.startswith(b"get /metrics ") and self.cuts_looks:
+            self.looks += 1
+            Line(reader, writer).reset()
         elif head.startswith(b"get "):
             writer.write(whole("404 Not Found", b""))
         else:

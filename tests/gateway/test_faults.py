@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fairlane.gateway import dispatch
 from tests.gateway.raw import EVENTS, HEAD, LAST, STREAM, Line, RawUpstream, good, part, whole
 from tests.gateway.site import Site, command, data_of, gateway, port_of, until
 from tests.processes import PATIENCE_S, memory
@@ -215,6 +216,17 @@ def test_a_stopped_engine_gets_nothing_more_until_it_goes_on() -> None:
         before = generated(first)
         assert Crowd(site, 4).results() == (4, [])
         assert generated(first) == before + 2 * TOKENS
+
+
+def test_an_engine_that_cannot_be_asked_for_its_load_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As often as before: only who never tells is asked ever more seldom."""
+    monkeypatch.setattr(dispatch, "SCRAPE_S", 0.001)
+    with RawUpstream(silent_after_the_head) as upstream, gateway(upstream.url) as site:
+        upstream.cuts_looks = True
+        with sending(site.url, as_http(BODY)):
+            until(lambda: upstream.looks > 30)
 
 
 # -- clients that are slow ----------------------------------------------------------------------
