@@ -187,7 +187,7 @@ def test_what_the_gateway_refuses_is_raised_by_its_kind(tmp_path: Path) -> None:
         with pytest.raises(openai.RateLimitError, match="requests per minute") as error:
             chat(one)
         assert int(error.value.response.headers["retry-after"]) >= 1
-        site.running.app.drain()
+        site.server.app.drain()
         with pytest.raises(openai.InternalServerError, match="about to stop"):
             chat(one)
     assert engine.usage.output == 31

@@ -6,22 +6,22 @@ upstream's own key; a client's never gets here.
 """
 
 import asyncio
-import io
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 
 import aiohttp
 
 from fairlane.core.errors import FairlaneError
+from fairlane.door.tenants import name_of
 from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 
 Headers = list[tuple[bytes, bytes]]
 ASK_S = 5.0
 CONNECT_S = 10.0
-_LARGE = 1 << 20  # bytes
 # Between two machines alone, or made anew for the next one.
 _NOT_PASSED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
@@ -29,6 +29,14 @@ _NOT_PASSED = frozenset(
 )
 # Said to us, not to the engine: who it is from, and what an engine would believe unseen.
 _OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
+# Where engines tell their load; what told once is asked first from then on. /metrics comes last:
+# SGLang's, where it has them, are renewed seldom, and trtllm-serve's are JSON, and take away the
+# numbers from which the others are made.
+_LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
+    ("/v1/loads", from_loads),
+    ("/prometheus/metrics", from_metrics),
+    ("/metrics", from_metrics),
+)
 _OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
 
@@ -81,32 +89,49 @@ def _connection_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes
     return frozenset(name.strip().lower() for name in names.split(b","))
 
 
-class Upstream:
-    """One engine's server.
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How one engine's server is reached.
 
     url: without `/v1`. key: sent as its API key. ca: a file of certificates to trust, for https;
     verify: whether its certificate is looked at. silence_s: how long it may say nothing.
+    client_header: in which it is told whose request it is; "" where it is not.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        ca: str | None = None,
-        verify: bool = True,
-        silence_s: float = 600.0,
-    ) -> None:
-        self.url = url
+    url: str
+    key: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    verify: bool = True
+    silence_s: float = 600.0
+    client_header: str = ""
+
+
+class Upstream:
+    """One engine's server. Raises OSError (ssl.SSLError) where its certificates cannot be read."""
+
+    def __init__(self, address: Address) -> None:
+        self.url = address.url
+        self._silence_s = address.silence_s
+        self._client_header = address.client_header.encode()
+        key, ca = address.key, address.ca
         self._authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
         context: ssl.SSLContext | bool = True
         if ca is not None:
             context = ssl.create_default_context(cafile=ca)
-        self._tls = context if verify else False
-        self._silence_s = silence_s
+        self._tls = context if address.verify else False
+        self._loads = _LOADS
         self._session: aiohttp.ClientSession | None = None
+        self._sending = 0
+        self._retired = False
 
-    async def open(self) -> None:
+    def naming(self, client: str, headers: Headers) -> Headers:
+        """The headers, and among them whose request it is, where the upstream is told."""
+        if not self._client_header:
+            return headers
+        mine = [(name, value) for name, value in headers if name != self._client_header]
+        return [*mine, (self._client_header, name_of(client).encode())]
+
+    def open(self) -> None:
         """Make the client; in the loop that it will run in."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=30),
@@ -123,6 +148,12 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
+    async def retire(self) -> None:
+        """Close all connections once the requests that are under way have ended."""
+        self._retired = True
+        if not self._sending:
+            await self.close()
+
     @asynccontextmanager
     async def send(
         self, method: str, path: str, headers: Headers, body: bytes
@@ -132,10 +163,28 @@ class Upstream:
         Raises UpstreamError where no head came, and from `parts` where the body broke off.
         """
         assert self._session is not None, "open() comes first"
-        plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
+        plain = [(n.decode("latin-1"), v.decode("utf-8", "replace")) for n, v in headers]
+        self._sending += 1
+        try:
+            async with self._answer(method, path, plain, body) as answer:
+                yield answer
+        finally:
+            self._sending -= 1
+            if self._retired and not self._sending:
+                await self.close()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
+    ) -> AsyncIterator[Answer]:
+        assert self._session is not None
         try:
             response = await self._session.request(
-                method, self.url + path, data=_data(body), headers=plain, allow_redirects=False
+                method,
+                self.url + path,
+                data=_in_parts(body),
+                headers=headers,
+                allow_redirects=False,
             )
         except aiohttp.ClientConnectorError as error:
             raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
@@ -180,10 +229,12 @@ class Upstream:
 
         Raises UpstreamError where it cannot be asked now.
         """
-        for path, read in (("/metrics", from_metrics), ("/v1/loads", from_loads)):
+        for told in self._loads:
+            path, read = told
             status, body = await self._ask(path)
             found = read(body) if status == 200 else None
             if found is not None:
+                self._loads = (told, *(other for other in _LOADS if other is not told))
                 return found
         return None
 
@@ -211,9 +262,9 @@ class Upstream:
             raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
 
 
-def _data(body: bytes) -> bytes | io.BytesIO:
-    """A body as aiohttp takes it: of a large one, pieces, so that others get the event loop."""
-    return body if len(body) <= _LARGE else io.BytesIO(body)
+def _in_parts(body: bytes) -> bytes | BytesIO:
+    """A large body is written piece by piece, so that nobody else's tokens wait for it."""
+    return body if len(body) < 1 << 18 else BytesIO(body)
 
 
 def _reason(error: BaseException) -> str:
