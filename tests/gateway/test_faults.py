@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fairlane.gateway import dispatch
+from fairlane.gateway import dispatch, serving
 from tests.gateway.raw import EVENTS, HEAD, LAST, STREAM, Line, RawUpstream, good, part, whole
 from tests.gateway.site import Site, command, data_of, gateway, port_of, until
 from tests.processes import PATIENCE_S, memory
@@ -248,15 +248,32 @@ def as_http(body: bytes) -> bytes:
 BODY = json.dumps({"model": "tiny", "max_tokens": 2, "stream": True, **FIELDS}).encode()
 
 
+async def endless(line: Line) -> None:
+    """More than fits into all sockets on the way."""
+    piece = part(EVENTS[0] * 1000)
+    await line.write(HEAD)
+    while True:
+        await line.write(piece)
+
+
+def test_who_reads_nothing_for_long_does_not_keep_others_from_a_fixed_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "_STALLED_S", 0.2)
+    with (
+        RawUpstream(endless, endless, good) as upstream,
+        gateway(upstream.url, window=2) as site,
+        sending(site.url, as_http(BODY)),
+        sending(site.url, as_http(BODY)),
+    ):
+        until(lambda: len(upstream.lines) == 2)
+        assert site.complete(2)[2] == STREAM
+        client = site.clients()["anonymous"]
+        assert (client["aborted"], client["finished"]) == (2, 1)
+
+
 def test_who_reads_nothing_makes_the_engine_wait_and_nobody_else() -> None:
     """Each would be sent gigabytes; what fits into sockets is all that is ever taken."""
-    piece = part(EVENTS[0] * 1000)
-
-    async def endless(line: Line) -> None:
-        await line.write(HEAD)
-        while True:
-            await line.write(piece)
-
     slow = 12  # more than it gets at once to begin with
     with ExitStack() as life:
         upstream = life.enter_context(RawUpstream(*[endless] * slow, good))

@@ -8,6 +8,7 @@ elsewhere if there is an elsewhere, only as long as nothing of an answer has gon
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -30,9 +31,11 @@ from fairlane.gateway.upstream import (
     headers_for_client,
 )
 
+log = logging.getLogger("fairlane.gateway")
 _KEEP_ALIVE = b": waiting for a turn\n\n"
 _BUSY = (429, 503)
 _LONGEST_RETRY_S = 30.0
+_STALLED_S = 60.0  # a client that takes nothing of its answer for so long holds its place no more
 STREAM_HEADERS = as_headers(
     {
         "content-type": "text/event-stream; charset=utf-8",
@@ -77,10 +80,17 @@ class Serving:
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
+        reader = _Reader(send)
         gone = asyncio.ensure_future(_hung_up(receive))
-        work = asyncio.ensure_future(self._through(call, send))
+        work = asyncio.ensure_future(self._through(call, reader.send))
         try:
-            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+            over: set[asyncio.Future[None]] = set()
+            while not over and not reader.stands_still():
+                over, _ = await asyncio.wait(
+                    {gone, work}, timeout=_STALLED_S, return_when=asyncio.FIRST_COMPLETED
+                )
+            if not over:
+                log.warning("a client of %s takes nothing of its answer: hung up", call.client)
             if work.done():
                 await work
         finally:
@@ -228,6 +238,26 @@ class Serving:
         call.head_sent = True
         message: Message = {"type": "http.response.start", "status": status}
         await send({**message, "headers": [*headers, *as_headers(call.ticket.rate_headers)]})
+
+
+class _Reader:
+    """Who an answer is for; notices whether it is taken."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._offered = self._taken = self._seen = 0
+
+    async def send(self, message: Message) -> None:
+        """Hand on a piece, and wait until there is room for more."""
+        self._offered += 1
+        await self._send(message)
+        self._taken += 1
+
+    def stands_still(self) -> bool:
+        """Whether the same piece waited at the last question."""
+        waits = self._offered if self._offered > self._taken else 0
+        before, self._seen = self._seen, waits
+        return waits > 0 and waits == before
 
 
 def _priced(usage: Usage | None, price: Price) -> Usage | None:
