@@ -81,16 +81,10 @@ class Serving:
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
         reader = _Reader(send)
-        gone = asyncio.ensure_future(_hung_up(receive))
+        gone = asyncio.ensure_future(_gone(receive, reader))
         work = asyncio.ensure_future(self._through(call, reader.send))
         try:
-            over: set[asyncio.Future[None]] = set()
-            while not over and not reader.stands_still():
-                over, _ = await asyncio.wait(
-                    {gone, work}, timeout=_STALLED_S, return_when=asyncio.FIRST_COMPLETED
-                )
-            if not over:
-                log.warning("a client of %s takes nothing of its answer: hung up", call.client)
+            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 await work
         finally:
@@ -273,9 +267,17 @@ async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIter
     yield counter.rest()
 
 
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _gone(receive: Receive, reader: _Reader) -> None:
+    """Wait until a client hangs up, or takes nothing of its answer for long."""
+    while True:
+        try:
+            async with asyncio.timeout(_STALLED_S):
+                if (await receive())["type"] == "http.disconnect":
+                    return
+        except TimeoutError:
+            if reader.stands_still():
+                log.warning("hanging up on a client that takes nothing of its answer")
+                return
 
 
 async def _send_part(send: Send, part: bytes) -> None:
