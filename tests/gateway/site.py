@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +19,7 @@ from fairlane.gateway.run import DrainingServer, Running, application
 from fairlane.gateway.wire import Hatch, RemoteDesk
 from fairlane.http_server import in_thread
 from tests.processes import PATIENCE_S, started
+from tests.talking import ask, until
 
 
 class Direct:
@@ -46,15 +46,7 @@ class Direct:
             named["Content-Type"] = "application/json"
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection = self.connect()
-        try:
-            connection.request(method, path, None if body is None else content, named)
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read()
-        finally:
-            connection.close()
+        return ask(port_of(self.url), method, path, named, body)
 
 
 class Site(Direct):
@@ -83,14 +75,6 @@ class Site(Direct):
         """What it tells of its upstreams, by name."""
         found = json.loads(self.request("GET", "/fairlane/upstreams")[2])["upstreams"]
         return {one["upstream"]: one for one in found}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what must happen."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -172,3 +156,15 @@ def data_of(stream: bytes) -> list[Any]:
     """The data of a stream's events, parsed where it is JSON."""
     lines = [line[6:] for line in stream.decode().splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+__all__ = [
+    "SERVER",
+    "Site",
+    "ThroughSockets",
+    "data_of",
+    "gateway",
+    "port_of",
+    "serving",
+    "until",
+]

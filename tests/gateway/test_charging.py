@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from fairlane.door.tenants import Role
 from tests.engines.identity.site import Town
+from tests.engines.identity.site import running as identity_running
 from tests.gateway.scripted import Reply, scripted
 from tests.gateway.site import Site, gateway, until
 from tests.loadgen.server import CompletionServer
@@ -244,3 +246,24 @@ def test_an_upstream_is_told_whose_request_it_is_if_it_is_asked_for(
             assert site.request("POST", "/v1/completions", body, key, **forged)[0] == 200
         sent = [v for n, v in upstream.seen[0].headers.items() if n.lower() == header]
         assert sent == ["Zoë 100%"]
+
+
+def test_the_plugin_behind_the_gateway_knows_its_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a key of role gateway, in the header that names whose request it is."""
+    town = Town(tmp_path)
+    monkeypatch.setenv("KEY_OF_THE_GATEWAY", town.add("the-gateway", role=Role.GATEWAY))
+    town.add("acme", with_key=False)
+    alice = town.add("alice", parent="acme", weight=2.0)
+    with identity_running(town.access()) as plugin:
+        there = {
+            "url": f"http://127.0.0.1:{plugin.port}", "models": ["tiny"],
+            "key_env": "KEY_OF_THE_GATEWAY", "client_header": "X-Fairlane-Client",
+        }  # fmt: skip
+        tables: dict[str, Any] = {"upstreams": {"u0": there}, "scheduler": {"groups": True}}
+        with gateway("", folder=tmp_path, tenants="tenants.toml", **tables) as site:
+            body = {"model": "tiny", "prompt": "a", "user": "u"}
+            forged = {"X_Fairlane_Client": "bob"}
+            assert site.request("POST", "/v1/completions", body, alice, **forged)[0] == 200
+    assert plugin.engine.clients == ["acme/alice"]

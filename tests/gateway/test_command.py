@@ -94,6 +94,7 @@ def test_a_check_says_what_is_served(
         ("[upstreams]\na = 'http://h'\n", [], "[upstreams] a: must be a table"),
         ("[gateway]\ntries = 0\n", [], "[gateway] tries must be greater"),
         ("[gateway]\nmax_body = 1\n", [], "[gateway] unknown setting 'max_body'"),
+        ('[identity]\nroutes = ["/v1/x"]\n', [], "[identity] routes: add them under [routes]"),
         ("[identity]\nlora = true\n", [], "[identity] lora: the gateway tells clients apart by"),
     ],
 )

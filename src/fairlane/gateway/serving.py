@@ -152,7 +152,7 @@ class Serving:
                     if not last:
                         call.served.refused = True
                         return False
-                if _is(answer, b"event-stream"):
+                if _is(answer, b"event-stream") and call.route.dialect is not Dialect.PLAIN:
                     await self._pass_stream(call, answer, send)
                 elif call.route.dialect is Dialect.MEDIA and not _is(answer, b"json"):
                     await self._pass_bytes(call, answer, send)
@@ -196,10 +196,6 @@ class Serving:
         body = b"".join([part async for part in answer.parts])
         good = answer.status < 400
         call.served.refused = not good
-        if call.head_sent:  # a stream that waited, and now an error in its place
-            await _send_part(send, _event(call.route.dialect, _error_of(body, answer.status)))
-            await send({"type": "http.response.body", "body": b""})
-            return
         call.ticket.flows()
         if good:
             usage = usage_of(call.route.dialect, body)
@@ -207,6 +203,11 @@ class Serving:
             call.served.usage = _priced(usage, call.route.price)
             call.served.output_tokens = output
             call.ticket.tokens(output)
+        if call.head_sent:  # a stream that waited, and now an error in its place
+            await _send_part(send, _event(call.route.dialect, _error_of(body, answer.status)))
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if good:
             call.served.outcome = Outcome.FINISHED
         headers = headers_for_client(answer.headers)
         headers.append((b"content-length", str(len(body)).encode()))

@@ -27,8 +27,18 @@ _NOT_PASSED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade host content-length expect".split()
 )
-# Said to us, not to the engine: who it is from, and what an engine would believe unseen.
-_OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
+# Said to us, not to the engine: who it is from, what an engine or a router before it would believe
+# unseen, and how the body is to be read, which is as we have read it.
+_OURS = frozenset(
+    b"authorization x-api-key api-key cookie forwarded accept-encoding content-type "
+    b"content-encoding x-real-ip".split()
+)
+_OUR_PREFIXES = (
+    b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-gateway-", b"x-dynamo-", b"x-data-parallel-",
+    b"x-dp-", b"x-prefill", b"x-encoder-", b"x-worker-", b"x-epp-", b"x-smg-", b"x-ratelimit-",
+)  # fmt: skip
+# Said to us by an upstream: cookies, its time, and how much of its own limits we have left.
+_ITS_OWN = (b"set-cookie", b"date", b"x-ratelimit-")
 # Where engines tell their load; what told once is asked first from then on. /metrics comes last:
 # SGLang's, where it has them, are renewed seldom, and trtllm-serve's are JSON, and take away the
 # numbers from which the others are made.
@@ -37,7 +47,6 @@ _LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
     ("/prometheus/metrics", from_metrics),
     ("/metrics", from_metrics),
 )
-_OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
 
 class UpstreamError(FairlaneError):
@@ -61,25 +70,30 @@ class Answer:
     parts: AsyncIterator[bytes]
 
 
-def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """What goes on of a client's headers."""
+def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]], kind: bytes) -> Headers:
+    """What goes on of a client's headers. kind: the content type that the body was read as."""
+    passed = []
     named = _connection_names(headers)
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _NOT_PASSED
-        and name not in _OURS
-        and name not in named
-        and not name.startswith(_OUR_PREFIXES)
-    ]
+    for name, value in headers:
+        meant = name.replace(b"_", b"-")  # by some who read it
+        if not (
+            meant in _NOT_PASSED
+            or meant in _OURS
+            or name in named
+            or meant.startswith(_OUR_PREFIXES)
+        ):
+            passed.append((name, value))
+    return [*passed, (b"content-type", kind)]
 
 
 def headers_for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What goes on of an upstream's headers; the length is ours to say."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = _connection_names(lowered)
     return [
-        (name.lower(), value)
-        for name, value in headers
-        if name.lower() not in _NOT_PASSED and name.lower() not in (b"set-cookie", b"date")
+        (name, value)
+        for name, value in lowered
+        if name not in _NOT_PASSED and name not in named and not name.startswith(_ITS_OWN)
     ]
 
 
@@ -128,8 +142,9 @@ class Upstream:
         """The headers, and among them whose request it is, where the upstream is told."""
         if not self._client_header:
             return headers
-        mine = [(name, value) for name, value in headers if name != self._client_header]
-        return [*mine, (self._client_header, name_of(client).encode())]
+        mine = self._client_header
+        others = [(name, value) for name, value in headers if name.replace(b"_", b"-") != mine]
+        return [*others, (mine, name_of(client).encode())]
 
     def open(self) -> None:
         """Make the client; in the loop that it will run in."""
@@ -160,7 +175,8 @@ class Upstream:
     ) -> AsyncIterator[Answer]:
         """Send a request. Leaving the context early hangs up on the upstream.
 
-        Raises UpstreamError where no head came, and from `parts` where the body broke off.
+        Raises UpstreamError where no head came, or none that is for a client to see, and from
+        `parts` where the body broke off.
         """
         assert self._session is not None, "open() comes first"
         plain = [(n.decode("latin-1"), v.decode("utf-8", "replace")) for n, v in headers]
@@ -195,6 +211,10 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"no answer: {_reason(error)}") from error
         try:
+            if response.status in (401, 407):  # the client's is not the key that is wrong
+                raise UpstreamError("it does not take the gateway's key")
+            if not 200 <= response.status < 600:
+                raise UpstreamError(f"it answers with the status {response.status}")
             yield Answer(response.status, list(response.raw_headers), self._parts(response))
         finally:
             response.close()  # the connection too, unless the whole body was read
