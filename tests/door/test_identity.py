@@ -66,6 +66,9 @@ def test_a_wrong_key_is_not_anonymous(town: Town, start: Start) -> None:
 def test_without_a_configuration_all_are_one_client(start: Start) -> None:
     with start(None) as host:
         assert host.sender(None, {"X-Fairlane-Client": "bob"}, vllm_xargs=FORGED) == "anonymous"
+        # clients of these APIs cannot but send a key, and there are none that could be wrong
+        assert host.sender(new_key()) == "anonymous"
+        assert host.sender("any", {"x-api-key": "other"}) == "anonymous"
 
 
 def test_two_keys_or_a_repeated_header_are_refused(town: Town, start: Start) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,16 +18,14 @@ from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import DrainingServer, Running, application
 from fairlane.gateway.wire import Hatch, RemoteDesk
 from fairlane.http_server import in_thread
-from tests.processes import PATIENCE_S
+from tests.processes import PATIENCE_S, started
 from tests.talking import ask, until
 
 
-class Site:
-    """A running gateway."""
+class Direct:
+    """A server at an address, and a client to talk to it."""
 
-    def __init__(self, running: Running, server: DrainingServer, url: str) -> None:
-        self.running = running
-        self.server = server
+    def __init__(self, url: str) -> None:
         self.url = url
 
     def connect(self) -> http.client.HTTPConnection:
@@ -42,9 +42,20 @@ class Site:
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers in lower case, body."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None and "Content-Type" not in named:
+            named["Content-Type"] = "application/json"
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
         return ask(port_of(self.url), method, path, named, body)
+
+
+class Site(Direct):
+    """A running gateway."""
+
+    def __init__(self, running: Running, server: DrainingServer, url: str) -> None:
+        super().__init__(url)
+        self.running = running
+        self.server = server
 
     def complete(
         self, tokens: int, key: str | None = None, **fields: Any
@@ -59,6 +70,11 @@ class Site:
         found: dict[str, Any] = json.loads(self.request("GET", "/fairlane/tenants", key=key)[2])
         clients: dict[str, Any] = found["clients"]
         return clients
+
+    def upstreams(self) -> dict[str, Any]:
+        """What it tells of its upstreams, by name."""
+        found = json.loads(self.request("GET", "/fairlane/upstreams")[2])["upstreams"]
+        return {one["upstream"]: one for one in found}
 
 
 @contextmanager
@@ -114,6 +130,19 @@ def serving(running: Running) -> Iterator[Site]:
 
     with in_thread(make) as url:
         yield Site(running, server, url)
+
+
+@contextmanager
+def command(*options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """`fairlane gateway` in a process of its own, with port 0, and its address."""
+    words = [sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
+    with started(*words) as process:
+        assert process.stderr is not None
+        said = ""
+        for said in process.stderr:
+            if "ready at http://127.0.0.1:" in said:
+                break
+        yield process, said.split()[-1]
 
 
 def port_of(url: str) -> int:

@@ -2,31 +2,16 @@
 
 import json
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fairlane.cli import main
+from tests.gateway.site import command
 from tests.loadgen.server import CompletionServer
 from tests.processes import PATIENCE_S, started
 from tests.simulated.engines import ask, running, wait_until
-
-
-@contextmanager
-def command(*options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """The command with port 0, and its address."""
-    words = [sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
-    with started(*words) as process:
-        assert process.stderr is not None
-        said = ""
-        for said in process.stderr:
-            if "ready at http://127.0.0.1:" in said:
-                break
-        yield process, said.split()[-1]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -12,6 +12,7 @@ from typing import Any
 from fairlane.core.types import Outcome, Request
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.signals import Load
+from fairlane.gateway.upstream import UpstreamError
 from fairlane.gateway.window import Bounds
 
 AskLoad = Callable[[], Awaitable[Load | None]]
@@ -136,7 +137,11 @@ class Dispatcher:
         """Ask for the load, as long as it is told; an upstream that never tells is asked seldom."""
         pause = SCRAPE_S
         while self._busy and name in self._loads:
-            load = await self._loads[name]()
+            try:
+                load = await self._loads[name]()
+            except UpstreamError:
+                await asyncio.sleep(SCRAPE_S)  # it may be back at any time
+                continue
             if name not in self.pool.lanes:
                 return
             if load is not None:

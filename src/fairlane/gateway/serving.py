@@ -8,6 +8,7 @@ elsewhere if there is an elsewhere, only as long as nothing of an answer has gon
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -30,9 +31,11 @@ from fairlane.gateway.upstream import (
     headers_for_client,
 )
 
+log = logging.getLogger("fairlane.gateway")
 _KEEP_ALIVE = b": waiting for a turn\n\n"
 _BUSY = (429, 503)
 _LONGEST_RETRY_S = 30.0
+_STALLED_S = 60.0  # a client that takes nothing of its answer for so long holds its place no more
 STREAM_HEADERS = as_headers(
     {
         "content-type": "text/event-stream; charset=utf-8",
@@ -77,8 +80,9 @@ class Serving:
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
-        gone = asyncio.ensure_future(_hung_up(receive))
-        work = asyncio.ensure_future(self._through(call, send))
+        reader = _Reader(send)
+        gone = asyncio.ensure_future(_gone(receive, reader))
+        work = asyncio.ensure_future(self._through(call, reader.send))
         try:
             await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -113,6 +117,10 @@ class Serving:
             call.served.refused = True
             call.ticket.fails(Failure(unreachable=True))  # who waits for it is kept; this one too
             return False
+        except UpstreamSilent:
+            # else it would swallow one after the other
+            call.ticket.fails(Failure(unreachable=True))
+            raise
 
     async def _awaited(self, call: Call, send: Send) -> str:
         """Wait for a turn: a stream hears that it waits."""
@@ -227,6 +235,26 @@ class Serving:
         await send({**message, "headers": [*headers, *as_headers(call.ticket.rate_headers)]})
 
 
+class _Reader:
+    """Who an answer is for; notices whether it is taken."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._offered = self._taken = self._seen = 0
+
+    async def send(self, message: Message) -> None:
+        """Hand on a piece, and wait until there is room for more."""
+        self._offered += 1
+        await self._send(message)
+        self._taken += 1
+
+    def stands_still(self) -> bool:
+        """Whether the same piece waited at the last question."""
+        waits = self._offered if self._offered > self._taken else 0
+        before, self._seen = self._seen, waits
+        return waits > 0 and waits == before
+
+
 def _priced(usage: Usage | None, price: Price) -> Usage | None:
     """Usage in tokens, also of an engine that tells seconds."""
     if usage is None or not usage.seconds or usage.input:
@@ -240,9 +268,17 @@ async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIter
     yield counter.rest()
 
 
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _gone(receive: Receive, reader: _Reader) -> None:
+    """Wait until a client hangs up, or takes nothing of its answer for long."""
+    while True:
+        try:
+            async with asyncio.timeout(_STALLED_S):
+                if (await receive())["type"] == "http.disconnect":
+                    return
+        except TimeoutError:
+            if reader.stands_still():
+                log.warning("hanging up on a client that takes nothing of its answer")
+                return
 
 
 async def _send_part(send: Send, part: bytes) -> None:

@@ -207,7 +207,7 @@ class Upstream:
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamUnreachable(f"no connection within {CONNECT_S:g} s") from error
         except TimeoutError as error:
-            raise UpstreamSilent(f"silent for {self._silence_s:g} s") from error
+            raise self._silent() from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"no answer: {_reason(error)}") from error
         try:
@@ -215,9 +215,21 @@ class Upstream:
                 raise UpstreamError("it does not take the gateway's key")
             if not 200 <= response.status < 600:
                 raise UpstreamError(f"it answers with the status {response.status}")
-            yield Answer(response.status, list(response.raw_headers), _parts(response))
+            yield Answer(response.status, list(response.raw_headers), self._parts(response))
         finally:
             response.close()  # the connection too, unless the whole body was read
+
+    async def _parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for part in response.content.iter_any():
+                yield part
+        except TimeoutError as error:
+            raise self._silent() from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamError(f"broken off: {_reason(error)}") from error
+
+    def _silent(self) -> UpstreamSilent:
+        return UpstreamSilent(f"silent for {self._silence_s:g} s")
 
     # -- what it says of itself --------------------------------------------------------------
 
@@ -233,13 +245,13 @@ class Upstream:
         return names
 
     async def load(self) -> Load | None:
-        """How many requests run and wait in it, or None where it does not tell."""
+        """How many requests run and wait in it, or None where it never tells.
+
+        Raises UpstreamError where it cannot be asked now.
+        """
         for told in self._loads:
             path, read = told
-            try:
-                status, body = await self._ask(path)
-            except UpstreamError:
-                return None
+            status, body = await self._ask(path)
             found = read(body) if status == 200 else None
             if found is not None:
                 self._loads = (told, *(other for other in _LOADS if other is not told))
@@ -273,14 +285,6 @@ class Upstream:
 def _in_parts(body: bytes) -> bytes | BytesIO:
     """A large body is written piece by piece, so that nobody else's tokens wait for it."""
     return body if len(body) < 1 << 18 else BytesIO(body)
-
-
-async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for part in response.content.iter_any():
-            yield part
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise UpstreamError(f"broken off: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
