@@ -15,8 +15,7 @@ try:
     import uvicorn
 except ImportError as error:
     raise FairlaneError(
-        "serving needs uvicorn, which is not installed: "
-        "pip install uvicorn httptools uvloop aiohttp"
+        "serving needs uvicorn, which is not installed: pip install uvicorn httptools uvloop"
     ) from error
 
 

@@ -44,14 +44,12 @@ class Running:
     async def check(self) -> dict[str, list[str]]:
         """The names of the upstreams of each model. Raises FairlaneError where one has none."""
         try:
-            await self._open_upstreams()
             self._served = await models_of(self._plans)
         finally:
             await self._close_upstreams()
         return {model: [plan.name for plan in plans] for model, plans in self._served.items()}
 
     async def _open(self) -> None:
-        await self._open_upstreams()
         config = self._config
         served = self._served or await models_of(self._plans)
         self.models.update(
@@ -70,10 +68,6 @@ class Running:
         for model in self.models.values():
             await model.dispatcher.close()
         await self._close_upstreams()
-
-    async def _open_upstreams(self) -> None:
-        for plan in self._plans:
-            await plan.upstream.open()
 
     async def _close_upstreams(self) -> None:
         for plan in self._plans:

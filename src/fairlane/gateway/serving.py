@@ -19,16 +19,14 @@ from fairlane.door.answers import Message, Receive, Send, as_headers
 from fairlane.gateway.body import Asked, Dialect
 from fairlane.gateway.counting import Counter, Usage, usage_of
 from fairlane.gateway.dispatch import Dispatcher, NotQueued
-from fairlane.gateway.pool import Lane
-from fairlane.gateway.upstream import (
-    Answer,
+from fairlane.gateway.http_client import (
     Headers,
-    Upstream,
     UpstreamError,
     UpstreamSilent,
     UpstreamUnreachable,
-    headers_for_client,
 )
+from fairlane.gateway.pool import Lane
+from fairlane.gateway.upstream import Answer, Upstream, headers_for_client
 
 T = TypeVar("T")
 _KEEP_ALIVE = b": waiting for a turn\n\n"

@@ -15,9 +15,10 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy
 from fairlane.door.books import Books
 from fairlane.gateway.dispatch import Dispatcher
+from fairlane.gateway.http_client import UpstreamError
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.serving import Patience, Serving
-from fairlane.gateway.upstream import Upstream, UpstreamError
+from fairlane.gateway.upstream import Upstream
 from fairlane.gateway.window import Bounds
 
 

@@ -1,8 +1,7 @@
 """One upstream over HTTP: requests to it, what it serves, how loaded it is, whether it lives.
 
-The HTTP client is aiohttp's: its parser is C, and a request costs it a tenth of what it costs
-others. It follows no redirect, unpacks nothing and keeps no cookie. What is sent carries the
-upstream's own key; a client's never gets here.
+What is sent carries the upstream's own key; a client's never gets here. Answers are asked for
+unpacked, and pass as they come.
 """
 
 import asyncio
@@ -12,12 +11,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
-
-from fairlane.core.errors import FairlaneError
+from fairlane.gateway.http_client import Client, Headers, UpstreamError
 from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 
-Headers = list[tuple[bytes, bytes]]
 ASK_S = 5.0
 CONNECT_S = 10.0
 # Between two machines alone, or made anew for the next one.
@@ -28,18 +24,6 @@ _NOT_PASSED = frozenset(
 # Said to us, not to the engine: who it is from, and what an engine would believe unseen.
 _OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
 _OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
-
-
-class UpstreamError(FairlaneError):
-    """An upstream that does not answer, or not to its end."""
-
-
-class UpstreamUnreachable(UpstreamError):
-    """An upstream to which no connection can be made: it has not seen the request."""
-
-
-class UpstreamSilent(UpstreamError):
-    """An upstream that took a request and says nothing: another would only wait as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +80,17 @@ class Upstream:
         silence_s: float = 600.0,
     ) -> None:
         self.url = url
-        self._authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
-        context: ssl.SSLContext | bool = True
-        if ca is not None:
-            context = ssl.create_default_context(cafile=ca)
-        self._tls = context if verify else False
-        self._silence_s = silence_s
-        self._session: aiohttp.ClientSession | None = None
-
-    async def open(self) -> None:
-        """Make the client; in the loop that it will run in."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_S, sock_read=self._silence_s
-            ),
-            headers={"Accept-Encoding": "identity", **self._authorization},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        headers: Headers = [(b"Accept-Encoding", b"identity")]
+        if key is not None:
+            headers.append((b"Authorization", f"Bearer {key}".encode()))
+        self._client = Client(
+            url, headers=headers, tls=_tls(ca, verify) if url.startswith("https:") else None,
+            connect_s=CONNECT_S, silence_s=silence_s,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     @asynccontextmanager
     async def send(
@@ -129,24 +100,11 @@ class Upstream:
 
         Raises UpstreamError where no head came, and from `parts` where the body broke off.
         """
-        assert self._session is not None, "open() comes first"
-        plain = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
+        connection = await self._client.request(method, path, headers, body)
         try:
-            response = await self._session.request(
-                method, self.url + path, data=body, headers=plain, allow_redirects=False
-            )
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
-        except aiohttp.ConnectionTimeoutError as error:
-            raise UpstreamUnreachable(f"no connection within {CONNECT_S:g} s") from error
-        except TimeoutError as error:
-            raise UpstreamSilent(f"silent for {self._silence_s:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError(f"no answer: {_reason(error)}") from error
-        try:
-            yield Answer(response.status, list(response.raw_headers), _parts(response))
+            yield Answer(connection.status, connection.headers, connection.parts())
         finally:
-            response.close()  # the connection too, unless the whole body was read
+            connection.release()
 
     # -- what it says of itself --------------------------------------------------------------
 
@@ -184,26 +142,23 @@ class Upstream:
         return status < 500
 
     async def _ask(self, path: str) -> tuple[int, str]:
-        assert self._session is not None, "open() comes first"
         try:
-            async with asyncio.timeout(ASK_S), self._session.get(self.url + path) as response:
+            async with asyncio.timeout(ASK_S), self.send("GET", path, [], b"") as answer:
                 body = b""
-                async for part in response.content.iter_any():
+                async for part in answer.parts:
                     body += part
                     if len(body) > LONGEST:
-                        raise UpstreamError(f"{self.url}{path}: an endless answer")
-                return response.status, body.decode(errors="replace")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
+                        raise UpstreamError("an endless answer")
+                return answer.status, body.decode(errors="replace")
+        except TimeoutError:
+            raise UpstreamError(f"{self.url}{path}: no answer within {ASK_S:g} s") from None
+        except UpstreamError as error:
+            raise UpstreamError(f"{self.url}{path}: {error}") from error
 
 
-async def _parts(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for part in response.content.iter_any():
-            yield part
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise UpstreamError(f"broken off: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _tls(ca: str | None, verify: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
