@@ -46,6 +46,11 @@ class Dispatcher:
             raise NotQueued(reason)
         self._await(str(request.id))
 
+    def at_once(self, request_id: str) -> Lane | None:
+        """The lane of a request whose turn it is already. Raises NotQueued."""
+        turn = self._turns[request_id]
+        return turn.result() if turn.done() else None
+
     async def turn(self, request_id: str) -> Lane:
         """The lane that a request is to be sent to, once it is its turn. Raises NotQueued.
 

@@ -9,7 +9,6 @@ elsewhere if there is an elsewhere, only as long as nothing of an answer has gon
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -110,17 +109,16 @@ class Serving:
         turns: how many requests each client may have under way.
         """
         request_id = str(call.request.id)
-        gone = asyncio.ensure_future(_hung_up(receive))
-        work = asyncio.ensure_future(self._through(call, turns, send))
+        task = asyncio.current_task()
+        assert task is not None
+        gone = asyncio.create_task(_cancel_if_gone(receive, task))
         try:
-            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
+            await self._through(call, turns, send)
+        except asyncio.CancelledError:
+            if not gone.done() or task.uncancel():  # it was not the client
+                raise
         finally:
-            for task in (gone, work):
-                task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await asyncio.gather(gone, work, return_exceptions=True)
+            gone.cancel()
             if call.served.sent:
                 final = call.served.in_all(call.request.prompt_tokens)
                 self._dispatcher.settle(request_id, final)
@@ -133,7 +131,8 @@ class Serving:
     async def _through(self, call: Call, turns: Turns, send: Send) -> None:
         """Turn after turn until an upstream answers; errors after the head are events."""
         try:
-            await self._awaited(call, send, turns.enter(call.request.client))
+            if not turns.entered(call.request.client):
+                await self._awaited(call, send, turns.enter(call.request.client))
             call.entered = True
             self._dispatcher.arrive(call.request)
             while not await self._tried(call, send):
@@ -146,7 +145,10 @@ class Serving:
 
     async def _tried(self, call: Call, send: Send) -> bool:
         """Wait for a turn and take it; whether that settled the call."""
-        lane = await self._awaited(call, send, self._dispatcher.turn(str(call.request.id)))
+        request_id = str(call.request.id)
+        lane = self._dispatcher.at_once(request_id)
+        if lane is None:
+            lane = await self._awaited(call, send, self._dispatcher.turn(request_id))
         try:
             return await self._sent(call, lane, send)
         except UpstreamUnreachable:
@@ -266,9 +268,11 @@ async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIter
     yield counter.rest()
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _cancel_if_gone(receive: Receive, task: "asyncio.Task[Any]") -> None:
+    """Cancel what is done for a client that hangs up."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    task.cancel()
 
 
 async def _send_part(send: Send, part: bytes) -> None:
