@@ -106,7 +106,7 @@ async def fetch(client: Client, method: str = "POST", body: bytes = b"{}") -> tu
     """Status and whole body of one request."""
     answer = await client.request(method, "/v1/x?y=z", [(b"x-more", b"2")], body)
     try:
-        return answer.status, b"".join([part async for part in answer.parts()])
+        return answer.status, b"".join([part async for part in answer.parts])
     finally:
         answer.release()
 
@@ -347,7 +347,7 @@ def test_a_slow_reader_makes_the_server_wait() -> None:
             before = written
             await asyncio.sleep(0.2)
         assert written < 1 << 25
-        read = sum([len(part) async for part in connection.parts()])
+        read = sum([len(part) async for part in connection.parts])
         assert read == 1 << 26
         connection.release()
 

@@ -11,7 +11,7 @@ is sent twice.
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 from fairlane.core.errors import FairlaneError
@@ -86,22 +86,16 @@ class Connection(asyncio.Protocol):
                 raise self._error
             await self._wait()
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    @property
+    def parts(self) -> AsyncIterator[bytes]:
         """The body, in pieces as they come. Raises UpstreamError where it breaks off."""
-        while True:
-            if self._parts:
-                parts, self._parts, self._size = self._parts, [], 0
-                if self._paused:
-                    self._paused = False
-                    self._heard = self._loop.time()
-                    self._transport.resume_reading()
-                yield parts[0] if len(parts) == 1 else b"".join(parts)
-            elif self._error is not None:
-                raise UpstreamError(f"broken off: {self._error}") from self._error
-            elif self.complete:
-                return
-            else:
-                await self._wait()
+        return self._pieces()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *of_an_error: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """The answer is done with: keep the connection for the next, or hang up."""
@@ -116,6 +110,22 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Hang up."""
         self._transport.abort()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while True:
+            if self._parts:
+                parts, self._parts, self._size = self._parts, [], 0
+                if self._paused:
+                    self._paused = False
+                    self._heard = self._loop.time()
+                    self._transport.resume_reading()
+                yield parts[0] if len(parts) == 1 else b"".join(parts)
+            elif self._error is not None:
+                raise UpstreamError(f"broken off: {self._error}") from self._error
+            elif self.complete:
+                return
+            else:
+                await self._wait()
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

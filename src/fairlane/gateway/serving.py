@@ -187,7 +187,7 @@ class Serving:
         call.tries += 1
         last = call.tries >= self._patience.tries
         try:
-            async with upstream.send(
+            async with await upstream.send(
                 call.method, call.path, call.headers, call.asked.content
             ) as answer:
                 if answer.status in _BUSY:

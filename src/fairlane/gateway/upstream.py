@@ -7,11 +7,9 @@ unpacked, and pass as they come.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from fairlane.gateway.http_client import Client, Headers, UpstreamError
+from fairlane.gateway.http_client import Client, Connection, Headers, UpstreamError
 from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 
 ASK_S = 5.0
@@ -26,13 +24,7 @@ _OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-enco
 _OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The head of an answer, and its body in pieces as they come."""
-
-    status: int
-    headers: Headers
-    parts: AsyncIterator[bytes]
+Answer = Connection  # one at a time
 
 
 def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -92,19 +84,13 @@ class Upstream:
         """Close all connections."""
         await self._client.close()
 
-    @asynccontextmanager
-    async def send(
-        self, method: str, path: str, headers: Headers, body: bytes
-    ) -> AsyncIterator[Answer]:
-        """Send a request. Leaving the context early hangs up on the upstream.
+    async def send(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
+        """Send a request and wait for the head of its answer.
 
-        Raises UpstreamError where no head came, and from `parts` where the body broke off.
+        `async with` is around the answer; leaving it early hangs up on the upstream. Raises
+        UpstreamError where no head came, and from `parts` where the body broke off.
         """
-        connection = await self._client.request(method, path, headers, body)
-        try:
-            yield Answer(connection.status, connection.headers, connection.parts())
-        finally:
-            connection.release()
+        return await self._client.request(method, path, headers, body)
 
     # -- what it says of itself --------------------------------------------------------------
 
@@ -143,7 +129,7 @@ class Upstream:
 
     async def _ask(self, path: str) -> tuple[int, str]:
         try:
-            async with asyncio.timeout(ASK_S), self.send("GET", path, [], b"") as answer:
+            async with asyncio.timeout(ASK_S), await self.send("GET", path, [], b"") as answer:
                 body = b""
                 async for part in answer.parts:
                     body += part
