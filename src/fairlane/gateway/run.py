@@ -6,6 +6,7 @@ who waits for it is kept.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from fairlane.http_server import HttpServer
 
 log = logging.getLogger("fairlane.gateway")
 _PROBE_S = 1.0
+_GARBAGE = 10_000  # objects more than before, until the collector looks
 
 
 class Running:
@@ -129,10 +131,13 @@ def serve(config: GatewayConfig, host: str, port: int) -> signal.Signals | None:
     listening = listen(host, port)
 
     def ready() -> None:
+        gc.freeze()  # what is here now stays: the collector need not look at it
         for model, upstreams in found.items():
             log.warning("model %s: %s", model, ", ".join(upstreams))
         log.warning("ready at %s", url_of(listening))
 
+    # Requests leave hardly any cycles behind, and looking for them took a tenth of the time.
+    gc.set_threshold(_GARBAGE, 20, 20)
     server = DrainingServer(running, ready)
     server.run(sockets=[listening])
     return server.ended_by
