@@ -112,14 +112,14 @@ def crowd_waits(scheduler: str, tenants: int, window: int, seconds: float) -> Ro
             return uvloop.run(waiting(gateway, 10, window, seconds, newcomers))
 
 
-def crowd_flows(count: int) -> Row:
-    """So many streams at once, of a token a second each."""
+def crowd_flows(count: int, tokens: int) -> Row:
+    """So many streams at once, of so many tokens, one a second."""
     with (
         tempfile.TemporaryDirectory() as folder,
         fake_engine.server(1.0) as engine,
         fairlane(engine, Path(folder) / "fairlane", window=count) as gateway,
     ):
-        return uvloop.run(connections(gateway, count, 10))
+        return uvloop.run(connections(gateway, count, tokens))
 
 
 # -- what is printed --------------------------------------------------------------------------
@@ -202,8 +202,11 @@ def main() -> None:
     options.add_argument("--tenants", type=int, default=1000, help="who have requests waiting")
     options.add_argument("--window", type=int, default=200, help="requests of theirs that run")
     options.add_argument("--streams", type=int, default=5000, help="at once")
+    options.add_argument("--tokens", type=int, default=10, help="of each stream, one a second")
     options.add_argument("--json", type=Path, help="where all rounds are kept")
-    asked = chosen(options, rounds=1, seconds=0.5, peers="", tenants=20, window=50, streams=50)
+    asked = chosen(
+        options, rounds=1, seconds=0.5, peers="", tenants=20, window=50, streams=50, tokens=2
+    )
     raise_files(max(10 * asked.tenants, 2 * asked.streams) + 1000)
     kept: dict[str, Mapping[str, object]] = {}
     if asked.only != "crowds":
@@ -217,7 +220,7 @@ def main() -> None:
             for name in ("vtc", "fcfs")
         }
         table(WAITING, crowds)
-        flows = {f"{asked.streams:,} streams": [crowd_flows(asked.streams)]}
+        flows = {f"{asked.streams:,} streams": [crowd_flows(asked.streams, asked.tokens)]}
         table(FLOWING, flows)
         kept |= {"waiting": crowds, "flowing": flows}
     if asked.json is not None:

@@ -35,9 +35,9 @@ def event(value: str) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def token(finish: str | None, *, chat: bool) -> bytes:
+def token(finish: str | None, *, chat: bool, word: str = " hello") -> bytes:
     """A chunk with one token."""
-    text = {"delta": {"content": " hello"}} if chat else {"text": " hello"}
+    text = {"delta": {"content": word}} if chat else {"text": word}
     choice = {"index": 0, **text, "logprobs": None, "finish_reason": finish}
     return event(json.dumps({**(CHAT if chat else TEXT), "choices": [choice]}))
 
@@ -64,7 +64,8 @@ def answer(tokens: int) -> bytes:
 
 
 MODELS = whole({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "fake"}]})
-MORE = {chat: token(None, chat=chat) for chat in (False, True)}
+WORDS = (" hello", " world")  # in turn: LiteLLM ends a stream of one word as a loop of the model
+MORE = {chat: [token(None, chat=chat, word=word) for word in WORDS] for chat in (False, True)}
 ANSWER = answer(16)
 
 
@@ -114,8 +115,8 @@ class Streams(asyncio.Protocol):
     def step(self) -> None:
         """One more token."""
         left = self.live[self]
-        more = MORE[self.chat] if left > 1 else closing(self.tokens, chat=self.chat)
-        self.transport.write(more)
+        more = MORE[self.chat][left % len(WORDS)]
+        self.transport.write(more if left > 1 else closing(self.tokens, chat=self.chat))
         self.live[self] = left - 1
         if left == 1:
             del self.live[self]

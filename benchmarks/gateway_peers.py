@@ -183,8 +183,7 @@ def _litellm_program() -> Path:
         )
         try:
             subprocess.run([sys.executable, "-m", "venv", place], check=True, capture_output=True)
-            # httptools and uvloop: uvicorn takes them where they are, and LiteLLM is faster
-            subprocess.run([*pip, "httptools", "uvloop"], check=True, capture_output=True)
+            subprocess.run(pip, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise Missing(f"LiteLLM cannot be installed: {error}") from error
         (place / "installed").touch()
