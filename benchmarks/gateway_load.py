@@ -178,7 +178,7 @@ async def all_flow(made: Sequence[Connection]) -> None:
 async def calm(gateway: Gateway) -> None:
     """Wait until a gateway has done with what is over."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(_LIMIT_S):
             while True:
                 before = gateway.cpu_s()
                 await asyncio.sleep(0.5)
