@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from fairlane.addresses import listen, url_of
@@ -136,8 +137,18 @@ def serve(config: GatewayConfig, host: str, port: int) -> signal.Signals | None:
             log.warning("model %s: %s", model, ", ".join(upstreams))
         log.warning("ready at %s", url_of(listening))
 
+    _take_many_connections()
     # Requests leave hardly any cycles behind, and looking for them took a tenth of the time.
     gc.set_threshold(_GARBAGE, 20, 20)
     server = DrainingServer(running, ready)
     server.run(sockets=[listening])
     return server.ended_by
+
+
+def _take_many_connections() -> None:
+    """Open as many files as the system allows: each client is one, and each request another."""
+    with suppress(ImportError, ValueError, OSError):  # not every system has such limits
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
