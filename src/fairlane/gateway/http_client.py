@@ -101,7 +101,8 @@ class Connection(asyncio.Protocol):
         """The answer is done with: keep the connection for the next, or hang up."""
         self._busy = False
         self._timer.cancel()
-        idle = not self._paused and not self._transport.get_write_buffer_size()
+        transport = self._transport
+        idle = not (self._paused or transport.is_closing() or transport.get_write_buffer_size())
         if self.complete and self._reusable and idle:
             self._client.keep(self)
         else:
@@ -118,7 +119,8 @@ class Connection(asyncio.Protocol):
                 if self._paused:
                     self._paused = False
                     self._heard = self._loop.time()
-                    self._transport.resume_reading()
+                    if not self._transport.is_closing():
+                        self._transport.resume_reading()
                 yield parts[0] if len(parts) == 1 else b"".join(parts)
             elif self._error is not None:
                 raise UpstreamError(f"broken off: {self._error}") from self._error
