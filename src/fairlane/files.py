@@ -72,6 +72,15 @@ def _make_alike(target: Path, beside: Path) -> None:
     shutil.copystat(target, beside)
 
 
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """What differs once a file was written or replaced; None where there is none. One stat."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold off others who change the same file, by a lock beside it.

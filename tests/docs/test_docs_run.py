@@ -23,19 +23,28 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING
     (ROOT / "docs").rglob("*.md")
 )
 SHOWN = ("", "csv", "json", "jsonl", "mermaid", "text", "toml")
-# what a test cannot start: set-up from a bare machine, servers that need a GPU, load for them
+# what a test cannot start: what changes the machine, servers that need a GPU, load for them
 NOT_RUN = (
+    "OLLAMA_NUM_PARALLEL=",
     "cd ",
+    "docker ",
+    "export FAIRLANE_USER=",
     "fairlane bench ",
     "fairlane gateway ",
     "fairlane serve ",
     "fairlane simulated-engine",
     "fairlane top ",
+    "kubectl ",
+    "llama-server ",
+    "python -m sglang.launch_server ",
     "python -m tools.server_modes ",
     "git clone ",
     "make",
     "pip install ",
     "python3 -m venv ",
+    "sudo ",
+    "text-generation-launcher ",
+    "trtllm-serve ",
     "vllm serve ",
 )
 

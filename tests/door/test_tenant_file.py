@@ -11,6 +11,7 @@ import pytest
 from fairlane.core.errors import FairlaneError
 from fairlane.door.tenant_file import TenantStore, change_tenants, read_tenants
 from fairlane.door.tenants import Key, Limits, Role, Tenant, Tenants, hash_key, new_key
+from tests.door.volume import SecretVolume
 
 
 @pytest.fixture
@@ -155,6 +156,19 @@ def test_the_store_sees_a_change_at_once(file: Path) -> None:
     change_tenants(file, lambda tenants: tenants.without_key(hash_key(key).id))
     assert before.find(key.encode()) is not None
     assert store.current().find(key.encode()) is None
+
+
+def test_the_store_sees_that_a_link_on_the_way_leads_elsewhere(tmp_path: Path) -> None:
+    """As Kubernetes changes what it mounts of a Secret: a link to a folder is put in place."""
+    volume = SecretVolume(tmp_path)
+    volume.put("[tenants.a]")
+    store = TenantStore(volume.file)
+    assert set(store.current()) == {"a"}
+    stamp = volume.file.stat()
+    volume.put("[tenants.b]")
+    os.utime(volume.file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as long, as old: another
+    assert set(store.current()) == {"b"}
+    assert store.problem == ""
 
 
 def test_the_store_keeps_the_last_good_tenants_and_says_what_is_wrong(file: Path) -> None:

@@ -92,7 +92,7 @@ def test_groups_that_contain_themselves_or_nobody_are_refused() -> None:
 
 
 def test_counts_that_hold_for_one_client_are_refused_for_a_group() -> None:
-    with pytest.raises(TenantError, match="'org' is a group: give max_queued and max_running"):
+    with pytest.raises(TenantError, match="'org' is a group: give max_running to its members"):
         tenants(Tenant("org", limits=Limits(max_running=3)), Tenant("a", parent="org"))
 
 

@@ -1,16 +1,21 @@
 """A gateway on a real socket, in a thread, and a client to talk to it."""
 
+import asyncio
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
-from fairlane.gateway.run import DrainingServer, Running
+from fairlane.gateway.run import DrainingServer, Running, application
+from fairlane.gateway.wire import Hatch, RemoteDesk
 from fairlane.http_server import in_thread
 from tests.processes import PATIENCE_S
 
@@ -18,8 +23,9 @@ from tests.processes import PATIENCE_S
 class Site:
     """A running gateway."""
 
-    def __init__(self, running: Running, url: str) -> None:
+    def __init__(self, running: Running, server: DrainingServer, url: str) -> None:
         self.running = running
+        self.server = server
         self.url = url
 
     def connect(self) -> http.client.HTTPConnection:
@@ -79,9 +85,51 @@ def gateway(*upstreams: str, folder: Path | None = None, **tables: Any) -> Itera
     for table in document["upstreams"].values():
         if window is not None:
             table["window"] = window
-    running = Running(GatewayConfig.parse({**document, **tables}, folder or Path()))
-    with in_thread(lambda ready: DrainingServer(running, ready)) as url:
-        yield Site(running, url)
+    with serving(Running(GatewayConfig.parse({**document, **tables}, folder or Path()))) as site:
+        yield site
+
+
+class ThroughSockets(DrainingServer):
+    """One whose application asks its desk over a pair of sockets, as a worker does."""
+
+    @staticmethod
+    def application(running: Running) -> Gateway:
+        """What it serves."""
+        ends = socket.socketpair()
+        nothing = Hatch(running.desk, lambda _: None)
+        desk = RemoteDesk(running.door, lambda _: None, lambda: None)
+
+        async def opens() -> None:
+            await running.open()
+            loop = asyncio.get_running_loop()
+            for channel, end in zip((nothing.channel, desk.channel), ends, strict=True):
+                await loop.create_connection(lambda it=channel: it, sock=end)  # type: ignore[misc]
+
+        async def closes() -> None:
+            desk.channel.close()
+            nothing.channel.close()
+            await running.close()
+
+        upstreams = running.fleet.upstreams
+        return application(running.config, running.door, desk, upstreams, opens, closes)
+
+
+SERVER: ContextVar[type[DrainingServer]] = ContextVar("SERVER", default=DrainingServer)
+
+
+@contextmanager
+def serving(running: Running) -> Iterator[Site]:
+    """Start one."""
+    server: DrainingServer
+    kind = SERVER.get()
+
+    def make(ready: Callable[[], None]) -> DrainingServer:
+        nonlocal server
+        server = kind(running, ready)
+        return server
+
+    with in_thread(make) as url:
+        yield Site(running, server, url)
 
 
 def port_of(url: str) -> int:

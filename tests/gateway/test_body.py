@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairlane.gateway.body import BodyError, Dialect, read_body
+from fairlane.gateway.body import BodyError, Dialect, Route, read_body
 
 
 def read(text: str, dialect: Dialect = Dialect.OPENAI) -> Any:
-    return read_body(dialect, text.encode())
+    return read_body(Route(dialect), text.encode())
 
 
 def test_what_is_asked_for_is_read_and_the_bytes_are_kept() -> None:
@@ -81,7 +81,7 @@ def test_bodies_that_are_refused(text: str, complaint: str) -> None:
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(BodyError, match="UTF-8"):
-        read_body(Dialect.OPENAI, b'{"model":"\xff"}')
+        read_body(Route(Dialect.OPENAI), b'{"model":"\xff"}')
 
 
 JSON = st.recursive(

@@ -59,7 +59,7 @@ def test_twice_the_load_gives_no_larger_share_however_many_upstreams(
     pool = make_pool(clock, windows, policy, **options)
     for number in range(300):
         for at, client in enumerate("aab"):
-            pool.arrive(Request(f"{client}-{number}.{at}", client, 5))
+            pool.arrive(Request(f"{client}-{number}.{at}", client, 5), 256)
     delivered = serve(pool, clock, 400)
     assert delivered["a"] / delivered["b"] == pytest.approx(ratio, rel=0.1)
 
@@ -70,7 +70,7 @@ def test_the_upstream_with_the_least_work_gets_it_by_its_weight() -> None:
     books = Books(create_policy("fcfs"), Auditor(cost=cost), cost, clock)
     pool = Pool(books, [Lane("big", Bounds.fixed(99), 3.0), Lane("small", Bounds.fixed(99))], clock)
     for number in range(40):
-        pool.arrive(Request(f"r-{number}", "a", 100, 100))
+        pool.arrive(Request(f"r-{number}", "a", 100, 100), 256)
     where = Counter(turn.lane.name for turn in pool.turns())
     assert where == {"big": 30, "small": 10}
 
@@ -78,8 +78,8 @@ def test_the_upstream_with_the_least_work_gets_it_by_its_weight() -> None:
 def test_who_hangs_up_while_waiting_is_never_sent_and_not_charged() -> None:
     clock = Clock()
     pool = make_pool(clock, {"one": 1})
-    pool.arrive(Request("a-1", "a", 10))
-    pool.arrive(Request("b-1", "b", 10))
+    pool.arrive(Request("a-1", "a", 10), 256)
+    pool.arrive(Request("b-1", "b", 10), 256)
     assert [turn.id for turn in pool.turns()] == ["a-1"]
     pool.end("b-1", Outcome.ABORTED)
     pool.end("a-1", Outcome.FINISHED)
@@ -92,7 +92,7 @@ def test_a_request_that_an_upstream_failed_goes_to_another_before_its_clients_ot
     clock = Clock()
     pool = make_pool(clock, {"one": 1, "two": 1})
     for number in (1, 2, 3):
-        pool.arrive(Request(f"a-{number}", "a", 10))
+        pool.arrive(Request(f"a-{number}", "a", 10), 256)
     first, second = pool.turns()
     pool.failed(first.id)
     pool.end(second.id, Outcome.FINISHED)
@@ -108,7 +108,7 @@ def test_nothing_goes_to_an_upstream_that_is_down_and_who_waits_is_kept() -> Non
     pool = make_pool(clock, {"one": 2, "two": 2})
     pool.lanes["one"].accepts = False
     for number in range(5):
-        pool.arrive(Request(f"a-{number}", "a", 10))
+        pool.arrive(Request(f"a-{number}", "a", 10), 256)
     assert {turn.lane.name for turn in pool.turns()} == {"two"}
     assert pool.waiting == 3
     pool.lanes["one"].accepts = True
@@ -118,7 +118,7 @@ def test_nothing_goes_to_an_upstream_that_is_down_and_who_waits_is_kept() -> Non
 def test_an_upstream_that_turned_away_is_left_alone_for_as_long_as_it_says() -> None:
     clock = Clock()
     pool = make_pool(clock, {"one": 2})
-    pool.arrive(Request("a-1", "a", 10))
+    pool.arrive(Request("a-1", "a", 10), 256)
     [turn] = pool.turns()
     pool.turned_away(turn.lane, 3.0)
     pool.failed(turn.id)
@@ -131,7 +131,7 @@ def test_an_upstream_that_turned_away_is_left_alone_for_as_long_as_it_says() -> 
 def test_tokens_are_charged_once_however_often_they_are_told() -> None:
     clock = Clock()
     pool = make_pool(clock, {"one": 1})
-    pool.arrive(Request("a-1", "a", 10))
+    pool.arrive(Request("a-1", "a", 10), 256)
     pool.turns()
     for tokens in (1, 1, 3, 2, 7):
         pool.tokens("a-1", tokens)
@@ -144,8 +144,8 @@ def test_tokens_are_charged_once_however_often_they_are_told() -> None:
 def test_a_policy_that_raises_fails_the_request_alone() -> None:
     clock = Clock()
     pool = make_pool(clock, {"one": 4})
-    pool.arrive(Request("a-1", "a", 10))
-    pool.arrive(Request("b-1", "b", 10))
+    pool.arrive(Request("a-1", "a", 10), 256)
+    pool.arrive(Request("b-1", "b", 10), 256)
     calls: deque[None] = deque([None])
 
     class Broken(type(pool.books._policy)):  # type: ignore[misc]

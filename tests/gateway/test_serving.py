@@ -25,6 +25,8 @@ from tests.loadgen.server import (
 )
 from tests.processes import PATIENCE_S
 
+pytestmark = pytest.mark.usefixtures("any_desk")
+
 # -- what passes ------------------------------------------------------------------------------
 
 
@@ -45,6 +47,14 @@ def test_an_answer_passes_as_it_is_but_for_usage_that_nobody_asked_for() -> None
         assert (client["finished"], client["output_tokens"]) == (3, 7)
         assert client["input_tokens"] == 3 + 3 + 2  # as the engine says, and not as was guessed
         assert client["service"] == 8 + 2 * 7
+
+
+def test_a_long_prompt_passes_whole() -> None:
+    with CompletionServer() as upstream, gateway(upstream.url) as site:
+        status, _, body = site.complete(1, prompt="word " * 500_000)
+        assert (status, data_of(body)[-1]) == (200, "[DONE]")
+        assert upstream.seen[0].body["prompt"] == 500_000
+        assert "content-length" in {name.lower() for name in upstream.seen[0].headers}
 
 
 def test_models_are_those_of_the_upstreams() -> None:
@@ -255,8 +265,8 @@ def test_who_waits_for_an_engine_that_is_down_is_kept_until_it_is_back() -> None
         first.close()
         with ThreadPoolExecutor(1) as pool:
             waits = pool.submit(site.complete, 3)
-            model = site.running.models["tiny"]
-            until(lambda: not any(lane.accepts for lane in model.dispatcher.pool.lanes.values()))
+            [lane] = site.running.fleet.models["tiny"].pool.lanes.values()
+            until(lambda: not lane.accepts)
             assert not waits.done()
             with CompletionServer(port=port_of(url)) as back:
                 assert waits.result(PATIENCE_S)[0] == 200
@@ -271,7 +281,7 @@ def test_draining_serves_who_is_here_and_refuses_who_comes() -> None:
     ):
         here = pool.submit(site.complete, 3)
         upstream.wait_for(1)
-        site.running.app.drain()
+        site.server.app.drain()
         status, headers, text = site.complete(3)
         assert (status, json.loads(text)["error"]["code"]) == (503, "draining")
         assert int(headers["retry-after"]) >= 1
@@ -376,8 +386,7 @@ def test_a_request_that_no_engine_can_be_found_for_is_not_lost(tmp_path: Path) -
         first.close()
         pool = life.enter_context(ThreadPoolExecutor(1))
         waits = pool.submit(site.complete, 3)
-        dispatcher = site.running.models["tiny"].dispatcher
-        [lane] = dispatcher.pool.lanes.values()
+        [lane] = site.running.fleet.models["tiny"].pool.lanes.values()
         for _ in range(4):
             until(lambda: not lane.accepts)
             lane.accepts = True  # as if it had been back for a moment
@@ -401,4 +410,5 @@ def test_cached_prompt_tokens_count_against_limits_by_their_price(tmp_path: Path
                 site.complete(7, town.keys["a"])
                 until(lambda: site.running.live == 0)
                 _, headers, _ = site.complete(2, town.keys["a"])
+                left -= 20  # of the second prompt, as it is guessed now
                 assert 0 <= int(headers["x-ratelimit-remaining-tokens"]) - left <= 100

@@ -83,7 +83,7 @@ def test_tokens_are_charged_as_they_flow_also_after_a_moment_of_rest(
     """Whatever runs in the background begins anew when somebody comes."""
     _, site, town = start(life, tmp_path)
     fields = {"model": MODEL, "ignore_eos": True}
-    background = site.running.models[MODEL].dispatcher._tasks
+    background = site.running.fleet.models[MODEL]._tasks
     with ThreadPoolExecutor(1) as pool:
         for _ in range(3):
             assert site.complete(2, town.keys["b"], **fields)[0] == 200

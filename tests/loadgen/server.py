@@ -167,7 +167,7 @@ class CompletionServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.closing, self._work = asyncio.Event(), asyncio.Event()
-        app = web.Application()
+        app = web.Application(client_max_size=64 << 20)
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_get("/moved/v1/models", self._send_on)
         app.router.add_post("/v1/completions", self._complete)

@@ -31,6 +31,9 @@ def gateway(
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that pass bytes; one of them decides.")
+    ] = 1,
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Bring an engine along, a simulated one.")
     ] = False,
@@ -60,7 +63,7 @@ def gateway(
     fairlane gateway --simulated --speed 10 --max-num-seqs 16
     """
     from fairlane.gateway.config import GatewayConfig
-    from fairlane.gateway.run import serve
+    from fairlane.gateway.serve import serve
 
     logging.basicConfig(format="fairlane: %(message)s", level=logging.WARNING)
     for name, value in (("profile", profile), ("speed", speed), ("max-num-seqs", max_num_seqs)):
@@ -80,7 +83,7 @@ def gateway(
         settings = settings.with_upstreams(urls)
         if check:
             _check(settings)
-        elif serve(settings, host, port) is signal.SIGINT:
+        elif serve(settings, host, port, config, workers) is signal.SIGINT:
             raise typer.Exit(INTERRUPTED)
 
 

@@ -41,6 +41,9 @@ def add(
     tokens_per_minute: Limit = None,
     max_queued: Limit = None,
     max_running: Limit = None,
+    max_wait_s: Annotated[
+        float | None, typer.Option(help="Seconds that a request waits at most, at a gateway.")
+    ] = None,
     no_key: Annotated[
         bool, typer.Option("--no-key", help="No key: a group, an adapter, a gateway's client.")
     ] = False,
@@ -67,6 +70,7 @@ def add(
         tokens_per_minute=tokens_per_minute,
         max_queued=max_queued,
         max_running=max_running,
+        max_wait_s=max_wait_s,
     )
     given = sys.stdin.readline().strip() if key_from_stdin else None
     key = add_tenant(file, name, settings, with_key=not no_key, given_key=given)
@@ -90,9 +94,9 @@ def list_(file: File = _FILE, json: Json = False) -> None:
     if json:
         print_json([_as_json(tenant, tenants.path(tenant.name)) for tenant in tenants.values()])
         return
-    columns = ("tenant ", "role ", "weight", "requests/min", "tokens/min", "queued", "running")
+    limits = ("requests/min", "tokens/min", "queued", "running", "wait s")
     rows = [_row(tenant, tenants.path(tenant.name)) for tenant in tenants.values()]
-    print_table((*columns, "keys "), rows)
+    print_table(("tenant ", "role ", "weight", *limits, "keys "), rows)
 
 
 @app.command()

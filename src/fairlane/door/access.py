@@ -60,7 +60,7 @@ class Access:
     """See the module. `store` is None without a file of tenants: then nobody has a key.
 
     weights: those of the configuration, beside the tenants' own. weightless: the scheduler's name
-    if it has no weights.
+    if it has no weights. ends_waits: whether its host refuses who waited for max_wait_s.
     """
 
     rules: IdentityRules = field(default_factory=lambda: IdentityRules(ANONYMOUS))
@@ -72,6 +72,7 @@ class Access:
     expects_gateway: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
     weightless: str = ""
+    ends_waits: bool = False
 
     def tenants(self) -> Tenants:
         """The tenants as they are now."""
@@ -97,7 +98,19 @@ class Access:
                 f"the weight of {self.weighted()} is ignored: the scheduler {self.weightless} has "
                 "no weights; take vtc or drr"
             )
+        if not self.ends_waits and (waiting := self._limited_wait()):
+            found.append(
+                f"max_wait_s of {waiting} is ignored: requests wait in the engine here, and only a "
+                "gateway (fairlane gateway) ends that"
+            )
         return "; ".join(found)
+
+    def _limited_wait(self) -> str:
+        """Whose max_wait_s there is, "" for nobody's."""
+        if self.limits is not None and self.limits.max_wait_s is not None:
+            return "[limits]"
+        found = (t.name for t in self.tenants().values() if t.limits.max_wait_s is not None)
+        return next(found, "")
 
     def weighted(self) -> str:
         """The first client or group with a weight other than 1, "" where there is none."""
@@ -112,6 +125,7 @@ class Access:
         *,
         weights: Mapping[str, float] | None = None,
         weightless: str = "",
+        ends_waits: bool = False,
     ) -> "Access":
         """From the parsed file; names of files are relative to `folder`. Raises FairlaneError."""
         identity: _Identity = section(document, "identity", _Identity)
@@ -139,6 +153,7 @@ class Access:
             expects_gateway=identity.header is not None,
             weights=weights or {},
             weightless=weightless,
+            ends_waits=ends_waits,
         )
 
 

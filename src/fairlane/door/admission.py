@@ -123,21 +123,13 @@ class Turns:
         found = self._inside.get(client)
         return 0 if found is None else found.count
 
-    def entered(self, client: str) -> bool:
-        """Come in where that needs no waiting; whether it did. Who came in must `leave`, once."""
-        state = self._inside.get(client)
-        if state is None:
-            state = self._inside[client] = _Inside()
-        limit = self._limit_of(client)
-        enters = limit is None or (state.count < limit and not state.turns)
-        state.count += enters
-        return enters
-
     async def enter(self, client: str) -> None:
         """Come in, or wait for the client's turn. Whoever came in must `leave`, once."""
-        if self.entered(client):
+        state = self._inside.setdefault(client, _Inside())
+        limit = self._limit_of(client)
+        if limit is None or (state.count < limit and not state.turns):
+            state.count += 1
             return
-        state = self._inside[client]
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         state.turns[turn] = None
         try:

@@ -108,6 +108,7 @@ class Configuration:
     """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
 
     SECTIONS: ClassVar[tuple[str, ...]] = ("scheduler", "prices", "weights", *ACCESS_TABLES)
+    ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
     scheduler: Scheduling = field(default_factory=Scheduling)
     cost: LinearCost | QuadraticCost = field(
         default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
@@ -140,7 +141,10 @@ class Configuration:
         scheduler = read_table(document, "scheduler", cls._scheduling().parse)
         written = {name: document[name] for name in ("weights",) if name in document}
         weights = checked(_Weights, written).get("weights", {})
-        access = Access.parse(document, folder, weights=weights, weightless=scheduler.weightless)
+        access = Access.parse(
+            document, folder, weights=weights, weightless=scheduler.weightless,
+            ends_waits=cls.ENDS_WAITS,
+        )  # fmt: skip
         cost = read_table(document, "prices", _prices)
         config = cls(scheduler, cost, weights, access, **cls._more(document, folder))
         config.check_weights()

@@ -29,6 +29,7 @@ class Settings:
     tokens_per_minute: int | None = None
     max_queued: int | None = None
     max_running: int | None = None
+    max_wait_s: float | None = None
 
     def apply(self, tenant: Tenant) -> Tenant:
         """The tenant with these settings. Raises FairlaneError for those that cannot be."""

@@ -19,7 +19,7 @@ from typing import Any
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.door.tenant_edit import edit, written
 from fairlane.door.tenants import Key, Limits, Role, Tenant, TenantError, Tenants
-from fairlane.files import atomic_write, locked
+from fairlane.files import atomic_write, locked, stamp_of
 
 _LIMITS = tuple(limit.name for limit in fields(Limits))
 _SETTINGS = ("weight", "parent", "role", "keys", *_LIMITS)
@@ -150,12 +150,12 @@ class TenantStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problem = ""
-        self._seen = self._stamp()
+        self._seen = stamp_of(self.path)
         self._tenants = read_tenants(path)
 
     def current(self) -> Tenants:
         """The tenants, read anew if the file was replaced or written. One stat otherwise."""
-        stamp = self._stamp()
+        stamp = stamp_of(self.path)
         if stamp != self._seen:
             self._seen = stamp
             try:
@@ -164,10 +164,3 @@ class TenantStore:
             except FairlaneError as error:
                 self.problem = str(error)
         return self._tenants
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino

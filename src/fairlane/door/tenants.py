@@ -39,6 +39,11 @@ Weight = Annotated[
     Strict(),
     Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="a number above 0, 1e-6 to 1e6"),
 ]
+Seconds = Annotated[
+    float | None,
+    Strict(),
+    Field(gt=0, le=86400, allow_inf_nan=False, description="seconds, above 0 and up to 86400"),
+]
 Text = Annotated[str, Strict(), Field(description="a text in quotes")]
 OptionalText = Annotated[str | None, Strict(), Field(description="a text in quotes")]
 Digest = Annotated[
@@ -90,12 +95,14 @@ class Limits:
         Tokens are those of prompts and outputs.
     max_queued: requests without a first token; beyond, they are turned away.
     max_running: requests inside the engine; beyond, they wait.
+    max_wait_s: how long a request waits for its turn; then it is refused. A gateway's alone.
     """
 
     requests_per_minute: Count = None
     tokens_per_minute: Count = None
     max_queued: Count = None
     max_running: Count = None
+    max_wait_s: Seconds = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -166,6 +173,11 @@ def hash_key(key: str, added: str = "") -> Key:
             "let `fairlane tenants add` make one, or `openssl rand -hex 32`"
         )
     return Key(sha256(encoded).hexdigest(), added)
+
+
+def name_of(path: str) -> str:
+    """The name of the client that the scheduler knows by this path; see Tenants.path."""
+    return path.rpartition("/")[2].replace("%2F", "/").replace("%25", "%")
 
 
 class Tenants(Mapping[str, Tenant]):
@@ -254,7 +266,9 @@ class Tenants(Mapping[str, Tenant]):
 
     def _check_group(self, tenant: Tenant) -> None:
         parent = None if tenant.parent is None else self._by_name[tenant.parent]
-        if parent is not None and (parent.limits.max_queued or parent.limits.max_running):
-            raise TenantError(
-                f"{parent.name!r} is a group: give max_queued and max_running to its members"
-            )
+        if parent is None:
+            return
+        of_members = ("max_queued", "max_running", "max_wait_s")
+        for name in of_members:
+            if getattr(parent.limits, name) is not None:
+                raise TenantError(f"{parent.name!r} is a group: give {name} to its members")

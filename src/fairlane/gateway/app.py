@@ -1,25 +1,20 @@
-"""The gateway as an ASGI application: routes, the front door, and a pool for each model.
+"""The gateway as an ASGI application: its routes, and the way of a request that asks for work.
 
-A request's way, in eight steps:
-
-1. the door looks who it is and whether it may come in (credentials, limits);
+1. the door looks whose it is (door/), the desk whether it may come in (limits);
 2. its body is read, as much as is allowed, and says which model it asks for (body.py);
-3. its prompt is estimated, by what this client's prompts of this model had been;
-4. it waits in its model's queue, in the policy's order (pool.py, dispatch.py);
+3. its prompt is estimated, by what this client's prompts of this model had (estimate.py);
+4. it waits in its model's queue, in the policy's order (desk.py, dispatch.py, pool.py);
 5. when a window has room it goes to the upstream with the least work (window.py, upstream.py);
-6. its answer passes, is counted, and is charged as it flows (counting.py, serving.py);
+6. its answer passes, is counted, and is charged as it flows (serving.py, counting.py);
 7. at its end, however it ends, what it was charged is settled by what the engine says of usage;
 8. its tokens count against its client's limits, and the next one gets its turn.
 """
 
-import itertools
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from fairlane.core.types import Rejection, Request
+from fairlane.core.types import Rejection
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import (
     Message,
@@ -32,47 +27,43 @@ from fairlane.door.answers import (
     send_refusal,
 )
 from fairlane.door.door import Door
-from fairlane.door.telemetry import Telemetry
-from fairlane.gateway.body import ROUTES, BodyError, Dialect, read_body
-from fairlane.gateway.estimate import Estimates
-from fairlane.gateway.serving import Call
-from fairlane.gateway.start import Model
-from fairlane.gateway.status import metrics, pools_of, upstreams
+from fairlane.gateway.body import BodyError, Route, read_body
+from fairlane.gateway.desk import AnyDesk, Served, Ticket, Wish
+from fairlane.gateway.serving import Call, Serving
+from fairlane.gateway.sessions import Sticky
 from fairlane.gateway.upstream import headers_for_upstream
 
-log = logging.getLogger("fairlane.gateway")
 _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
 EVERYONE = frozenset({"/health", "/ping"})
+RESERVED = EVERYONE | {"/v1/models", "/fairlane/tenants", "/fairlane/upstreams", "/metrics"}
 
 
 class Gateway:
     """The application; see the module.
 
-    models: by name. policy: the scheduler's name. most_body: bytes of a request. cached_part: of a
-    token, what one of the engine's prefix cache counts against limits. opens, closes: called with
-    the server.
+    routes: those that are passed on, by path. most_body: bytes of a request. sticky: which requests
+    had better go to the same upstream. opens, closes: called with the server.
     """
 
     def __init__(
         self,
         door: Door,
-        models: Mapping[str, Model],
+        desk: AnyDesk,
+        serving: Serving,
+        routes: Mapping[str, Route],
         *,
-        policy: str,
-        cached_part: float = 1.0,
         most_body: int,
-        opens: Callable[[], Any] | None = None,
-        closes: Callable[[], Any] | None = None,
+        sticky: Sticky,
+        opens: Callable[[], Awaitable[None]],
+        closes: Callable[[], Awaitable[None]],
     ) -> None:
         self._door = door
-        self._models = models
-        self._policy = policy
-        self._cached_part = cached_part
+        self._desk = desk
+        self._serving = serving
+        self._routes = routes
         self._most_body = most_body
+        self._sticky = sticky
         self._opens, self._closes = opens, closes
-        self._telemetry = Telemetry(door.access, door.admission, self._snapshots)
-        self._estimates = Estimates()
-        self._ids = itertools.count(1)
         self._draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,10 +85,8 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._door.warn()
-                if self._opens is not None:
-                    await self._opens()
-            elif self._closes is not None:
+                await self._opens()
+            else:
                 await self._closes()
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
@@ -105,65 +94,72 @@ class Gateway:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller | None = None
+        ticket: Ticket | None = None
         try:
-            self._take_up_changes()
             path = str(scope["path"])
             if path in EVERYONE:
                 self._refuse_while_draining()
                 await send_json(send, {"status": "ok"})
                 return
-            dialect = ROUTES.get(path)
-            if dialect is None and path not in self._reading:
+            route = self._routes.get(path)
+            if route is None and path not in self._reading:
                 raise Refused(404, "not_found", f"There is no {path[:80]} here.")
+            self._desk.take_up_changes()
             caller = self._door.identify(scope)
-            if dialect is None:
+            if route is None:
                 await self._reading[path](caller, send)
             elif scope["method"] != "POST":
                 raise Refused(405, "method_not_allowed", f"{path} takes POST.")
             else:
-                await self._work(scope, receive, send, caller, dialect)
+                self._refuse_while_draining()
+                ticket = await self._desk.arrive(self._known(caller))
+                served = Served()
+                try:
+                    call = await self._call(scope, receive, caller, ticket, route, served)
+                    await self._serving.serve(call, receive, send)
+                finally:
+                    ticket.end(served)
         except Refused as refused:
-            await send_refusal(send, refused, self._door.rate_headers(caller))
-        finally:
-            if caller is not None:
-                self._door.admission.served(caller)
+            headers = {} if ticket is None else ticket.rate_headers
+            if ticket is None and caller is not None and caller.client is not None:
+                headers = await self._desk.tell("rates", caller)
+            await send_refusal(send, refused, headers)
 
-    async def _work(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, dialect: Dialect
-    ) -> None:
-        """A request that asks an engine for work."""
-        self._refuse_while_draining()
+    @staticmethod
+    def _known(caller: Caller) -> Caller:
         if caller.client is None:
             raise Refused(401, "no_key", "This route needs an API key.")
-        self._door.arrive(caller)
-        content = await self._body(scope, receive)
+        return caller
+
+    async def _call(
+        self,
+        scope: Scope,
+        receive: Receive,
+        caller: Caller,
+        ticket: Ticket,
+        route: Route,
+        served: Served,
+    ) -> Call:
+        """A request that asks an engine for work, once all of it is here."""
+        content = await self._body(receive)
+        kind = dict(scope["headers"]).get(b"content-type", b"")
         try:
-            asked = read_body(dialect, content)
+            asked = read_body(route, content, kind)
         except BodyError as error:
             raise Refused(400, "invalid_request", f"The request is refused: {error}.") from None
-        model = self._models.get(asked.model)
-        if model is None:
-            raise Refused(404, "model_not_found", f"The model {asked.model!r} is not served here.")
-        client = caller.client
-        tokens = asked.tokens + self._estimates.tokens(client, asked.model, asked.characters)
-        most = None if asked.max_tokens is None else asked.max_tokens * asked.samples
-        call = Call(
-            Request(f"r{next(self._ids)}", client, tokens, most), asked, dialect,
-            str(scope["method"]), _target(scope), headers_for_upstream(scope["headers"]),
-            more_headers=lambda: as_headers(self._door.rate_headers(caller)),
-            flows=lambda: self._door.admission.served(caller),
-        )  # fmt: skip
-        try:
-            await model.serving.serve(call, self._door.turns, receive, send)
-        finally:
-            self._settle(call)
+        client = str(caller.client)
+        session = self._sticky.session(client, asked, scope["headers"])
+        numbers = (asked.characters, asked.tokens, asked.most)
+        wish = Wish(asked.model, asked.stream, *numbers, session)
+        headers = headers_for_upstream(scope["headers"])
+        return Call(ticket, wish, asked, route, _target(scope), headers, client, served)
 
     def _refuse_while_draining(self) -> None:
         if self._draining:
             soon = Rejection("draining", _DRAINING_S)
             raise Refused(503, "draining", "The gateway is about to stop; ask another.", soon)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive) -> bytes:
         """The body, refused as soon as it is too large."""
         parts: list[bytes] = []
         size = 0
@@ -178,21 +174,10 @@ class Gateway:
             if not message.get("more_body"):
                 return b"".join(parts)
 
-    def _settle(self, call: Call) -> None:
-        """Its tokens count against its client's limits; its prompt teaches how long prompts are."""
-        client, served = call.request.client, call.served
-        if served.usage is not None:
-            asked, told = call.asked, served.usage.input - call.asked.tokens
-            self._estimates.learn(client, asked.model, asked.characters, told)
-        final = served.in_all(call.request.prompt_tokens)
-        free = round(final.cached * (1 - self._cached_part))  # of the prefix cache's, by the prices
-        tokens = final.input - free + final.output
-        self._door.admission.rates.take_tokens(client, tokens, self._door.clock())
-
     # -- what is told ------------------------------------------------------------------------
 
     @property
-    def _reading(self) -> Mapping[str, Callable[[Caller, Send], Any]]:
+    def _reading(self) -> Mapping[str, Callable[[Caller, Send], Awaitable[None]]]:
         return {
             "/v1/models": self._list_models,
             "/fairlane/tenants": self._tell_tenants,
@@ -201,35 +186,21 @@ class Gateway:
         }
 
     async def _list_models(self, caller: Caller, send: Send) -> None:
-        models = [{"id": name, "object": "model", "owned_by": "fairlane"} for name in self._models]
+        names = await self._desk.tell("models", caller)
+        models = [{"id": name, "object": "model", "owned_by": "fairlane"} for name in names]
         await send_json(send, {"object": "list", "data": models})
 
     async def _tell_tenants(self, caller: Caller, send: Send) -> None:
-        await send_json(send, await self._telemetry.tenants(caller, self._door.tenants))
+        await send_json(send, await self._desk.tell("tenants", caller))
 
     async def _tell_upstreams(self, caller: Caller, send: Send) -> None:
-        if not caller.operator and not self._door.access.public:
-            raise Refused(403, "operators_only", "This route is for operators.")
-        await send_json(send, {"upstreams": upstreams(self._models)})
+        await send_json(send, {"upstreams": await self._desk.tell("upstreams", caller)})
 
     async def _tell_metrics(self, caller: Caller, send: Send) -> None:
-        text = await self._telemetry.metrics(caller)
-        if not text:
-            raise Refused(403, "operators_only", "This route is for operators.")
-        text += metrics(self._models)
+        text = await self._desk.tell("metrics", caller)
         start = as_headers({"content-type": CONTENT_TYPE_LATEST})
         await send({"type": "http.response.start", "status": 200, "headers": start})
         await send({"type": "http.response.body", "body": text})
-
-    async def _snapshots(self) -> list[dict[str, Any] | None]:
-        snapshots = [pool.books.snapshot() for _, pool in pools_of(self._models)]
-        return [{"policy": self._policy, **snapshot} for snapshot in snapshots]
-
-    def _take_up_changes(self) -> None:
-        weights = self._door.look_for_changes()
-        if weights is not None:
-            for _, pool in pools_of(self._models):
-                pool.books.set_weights(weights)
 
 
 def _target(scope: Scope) -> str:

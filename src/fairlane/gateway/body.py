@@ -8,15 +8,18 @@ another one.
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from json.decoder import JSONDecoder
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
+from fairlane.core.options import NotNegative, Whole
+from fairlane.gateway.forms import FORM, FormError, fields_of
 
 _DECODER = JSONDecoder()
+_TRUE = frozenset({"true", "1", "t", "y", "yes", "on"})  # in a form
 _BLANKS = " \t\n\r"
 _BEGIN = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)")
 _NAME = re.compile(r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*')
@@ -24,6 +27,7 @@ _NEXT = re.compile(r"[ \t\n\r]*([,}])")
 # Fields that let tokens pass uncounted, and what alone is taken for them.
 _UNCOUNTED = {"stream_interval": 1}
 LONGEST_MODEL = 512
+_BEGINNING = 256  # characters
 _TEXT = ("prompt", "messages", "input", "system", "instructions", "tools", "query", "documents")
 _A_MESSAGE = 12  # characters, as what stands around one in the prompt is about four tokens
 
@@ -38,17 +42,39 @@ class Dialect(Enum):
     OPENAI = "openai"  # completions and chat
     RESPONSES = "responses"  # OpenAI's newer one
     MESSAGES = "messages"  # Anthropic's
-    PLAIN = "plain"  # never streamed: embeddings, rerank, score
+    PLAIN = "plain"  # no output that is text: embeddings, rerank, score
+    MEDIA = "media"  # audio and images: often without tokens
 
 
-ROUTES = {
-    "/v1/chat/completions": Dialect.OPENAI,
-    "/v1/completions": Dialect.OPENAI,
-    "/v1/responses": Dialect.RESPONSES,
-    "/v1/messages": Dialect.MESSAGES,
-    "/v1/embeddings": Dialect.PLAIN,
-    "/v1/rerank": Dialect.PLAIN,
-    "/v1/score": Dialect.PLAIN,
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a request without tokens counts, in input tokens. second: of audio, where it is told."""
+
+    request: Whole = 0
+    second: NotNegative = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route that is passed on."""
+
+    dialect: Dialect
+    price: Price = field(default_factory=Price)
+
+
+ROUTES: Mapping[str, Route] = {
+    "/v1/chat/completions": Route(Dialect.OPENAI),
+    "/v1/completions": Route(Dialect.OPENAI),
+    "/v1/responses": Route(Dialect.RESPONSES),
+    "/v1/messages": Route(Dialect.MESSAGES),
+    "/v1/embeddings": Route(Dialect.PLAIN),
+    "/v1/rerank": Route(Dialect.PLAIN),
+    "/v1/score": Route(Dialect.PLAIN),
+    "/v1/audio/speech": Route(Dialect.MEDIA),
+    "/v1/audio/transcriptions": Route(Dialect.MEDIA, Price(second=50.0)),
+    "/v1/audio/translations": Route(Dialect.MEDIA, Price(second=50.0)),
+    "/v1/images/generations": Route(Dialect.MEDIA, Price(request=1000)),
+    "/v1/images/edits": Route(Dialect.MEDIA, Price(request=1000)),
 }
 
 
@@ -58,7 +84,8 @@ class Asked:
 
     content: the bytes for the engine. hides_usage: the client did not ask for any. samples: answers
     asked for. max_tokens: of each, None where it is not said. characters: of the text that becomes
-    the prompt; tokens: of it that is tokens already.
+    the prompt; tokens: of it that is tokens already. session: what the client calls what belongs
+    together; beginning: of the prompt, as it is written.
     """
 
     model: str
@@ -69,10 +96,19 @@ class Asked:
     tokens: int
     content: bytes
     hides_usage: bool = False
+    session: str | None = None
+    beginning: str = ""
+
+    @property
+    def most(self) -> int | None:
+        """Output tokens at most, None where it is not said."""
+        return None if self.max_tokens is None else self.max_tokens * self.samples
 
 
-def read_body(dialect: Dialect, content: bytes) -> Asked:
-    """Read a body. Raises BodyError for one that is no JSON object with a model."""
+def read_body(route: Route, content: bytes, content_type: bytes = b"") -> Asked:
+    """Read a body. Raises BodyError for one that is no JSON object with a model, nor a form."""
+    if route.dialect is Dialect.MEDIA and content_type.lower().startswith(FORM):
+        return _read_form(route, content, content_type)
     try:
         text = content.decode()
         members = {name: (value, begin, end) for name, value, begin, end in _members(text)}
@@ -84,21 +120,64 @@ def read_body(dialect: Dialect, content: bytes) -> Asked:
     for name, harmless in _UNCOUNTED.items():
         if asked.get(name) not in (None, harmless):
             raise BodyError(f"{name} is not served here; leave it out")
-    model = asked.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= LONGEST_MODEL:
-        raise BodyError("model must be the name of a model; GET /v1/models lists them")
+    samples = _samples(asked)
+    session = asked.get("prompt_cache_key")
     found = Asked(
-        model=model,
-        stream=asked.get("stream") is True,
-        samples=_samples(asked),
+        model=_model(asked.get("model")),
+        stream=_flag(asked, "stream"),
+        samples=samples,
         max_tokens=_most(asked),
         characters=sum(_characters(asked[name]) for name in _TEXT if name in asked),
-        tokens=_tokens(asked.get("prompt", asked.get("input"))),
+        tokens=_tokens(asked.get("prompt", asked.get("input"))) + samples * route.price.request,
         content=content,
+        session=session if isinstance(session, str) else None,
+        beginning=_beginning(text, members),
     )
-    if dialect is Dialect.OPENAI and found.stream:
+    if route.dialect is Dialect.OPENAI and found.stream:
         return _asking_for_usage(found, text, members.get("stream_options"))
     return found
+
+
+def _read_form(route: Route, content: bytes, content_type: bytes) -> Asked:
+    """A form with a file: its bytes count as the text of its prompt."""
+    try:
+        fields = fields_of(content_type, content)
+    except FormError as error:
+        raise BodyError(str(error)) from None
+    samples = int(fields["n"]) if fields.get("n", "").isdecimal() else 1
+    return Asked(
+        model=_model(fields.get("model")),
+        stream=fields.get("stream", "").strip().lower() in _TRUE,
+        samples=samples,
+        max_tokens=None,
+        characters=len(content),
+        tokens=samples * route.price.request,
+        content=content,
+    )
+
+
+def _flag(asked: dict[str, Any], name: str) -> bool:
+    """A truth value; engines would take 1 and "true" for one, too."""
+    value = asked.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BodyError(f"{name} must be true or false")
+    return value is True
+
+
+def _model(name: Any) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_MODEL:
+        raise BodyError("model must be the name of a model; GET /v1/models lists them")
+    return name
+
+
+def _beginning(text: str, members: Mapping[str, tuple[Any, int, int]]) -> str:
+    """Of the prompt, as it is written: requests that share it may share a prefix in the cache."""
+    found = ""
+    for name in ("system", "instructions", "messages", "prompt", "input"):
+        if name in members and len(found) < _BEGINNING:
+            _, begin, end = members[name]
+            found += text[begin : min(end, begin + _BEGINNING)]
+    return found[:_BEGINNING]
 
 
 def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:

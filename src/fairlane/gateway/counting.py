@@ -23,16 +23,19 @@ LONGEST_EVENT = 8 << 20  # bytes; beyond, it is passed on uncounted
 # Of the chunks counted so far, those that may hold no token: a first one with a role alone, and one
 # that only says why the answer ended. They are counted once the engine does, or the stream ends.
 _IN_DOUBT = 2
+_BYTES_A_TOKEN = 4
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _CHUNK = {
     Dialect.OPENAI: re.compile(rb"^data: ?(?!\[DONE\])\S", re.MULTILINE),
     Dialect.MESSAGES: re.compile(rb"^event: ?content_block_delta", re.MULTILINE),
     Dialect.RESPONSES: re.compile(rb"^event: ?response\.[a-z_.]*delta", re.MULTILINE),
+    Dialect.MEDIA: re.compile(rb"^data: ?(?!\[DONE\])\S", re.MULTILINE),
 }
 _END = {
     Dialect.OPENAI: re.compile(rb"^data: ?\[DONE\]", re.MULTILINE),
     Dialect.MESSAGES: re.compile(rb"^event: ?message_stop", re.MULTILINE),
     Dialect.RESPONSES: re.compile(rb"^event: ?response\.(completed|incomplete)", re.MULTILINE),
+    Dialect.MEDIA: re.compile(rb"^data: ?(\[DONE\]|.*\.(done|completed)\")", re.MULTILINE),
 }
 _TELLING = re.compile(rb'"(?:usage|error|timings)"')
 
@@ -44,6 +47,7 @@ class Usage:
     input: int = 0
     cached: int = 0
     output: int = 0
+    seconds: float = 0.0  # of audio, where it is told instead of tokens
 
 
 class Counter:
@@ -116,6 +120,7 @@ class Counter:
             max(before.input, told.input),
             max(before.cached, told.cached),
             max(before.output, told.output),
+            max(before.seconds, told.seconds),
         )
 
 
@@ -126,6 +131,13 @@ def usage_of(dialect: Dialect, body: bytes) -> Usage | None:
     except (ValueError, RecursionError):
         return None
     return _usage(dialect, value) if isinstance(value, dict) else None
+
+
+def output_of(dialect: Dialect, body: bytes, usage: Usage | None) -> int:
+    """Output tokens of a whole answer; of one that tells no usage, guessed from its length."""
+    if usage is not None:
+        return usage.output
+    return 0 if dialect in (Dialect.PLAIN, Dialect.MEDIA) else math.ceil(len(body) / _BYTES_A_TOKEN)
 
 
 def _last_event_end(data: bytes) -> int:
@@ -163,7 +175,7 @@ def _usage(dialect: Dialect, value: dict[str, Any]) -> Usage | None:
         cached = _number(told, "cache_read_input_tokens")
         fresh = _number(told, "input_tokens") + _number(told, "cache_creation_input_tokens")
         return Usage(fresh + cached, cached, _number(told, "output_tokens"))
-    if dialect is Dialect.RESPONSES:
+    if dialect in (Dialect.RESPONSES, Dialect.MEDIA):
         told = value.get("usage") or _inner(value, "response").get("usage")
         names = ("input_tokens", "input_tokens_details", "output_tokens")
     else:
@@ -174,6 +186,10 @@ def _usage(dialect: Dialect, value: dict[str, Any]) -> Usage | None:
     if not isinstance(told, dict):
         return None
     cached = _number(_inner(told, names[1]), "cached_tokens")
+    if dialect is Dialect.MEDIA and "prompt_tokens" in told:  # some engines' transcriptions
+        return Usage(_number(told, "prompt_tokens"), 0, _number(told, "completion_tokens"))
+    if told.get("type") == "duration":
+        return Usage(seconds=float(_number(told, "seconds")))
     return Usage(_number(told, names[0]), cached, _number(told, names[2]))
 
 

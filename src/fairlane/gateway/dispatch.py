@@ -6,14 +6,15 @@ its load, more often while its window grows. Idle, neither runs.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fairlane.core.types import Outcome, Request
-from fairlane.gateway.counting import Usage
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.signals import Load
+from fairlane.gateway.window import Bounds
 
+AskLoad = Callable[[], Awaitable[Load | None]]
 log = logging.getLogger("fairlane.gateway")
 TICK_S = 0.02
 SCRAPE_S = 1.0
@@ -29,46 +30,50 @@ class NotQueued(Exception):
 
 
 class Dispatcher:
-    """See the module. loads: asks an upstream, by its lane's name, how loaded it is."""
+    """See the module."""
 
-    def __init__(
-        self, pool: Pool, loads: Mapping[str, Callable[[], Awaitable[Load | None]]]
-    ) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._loads = loads
+        self._loads: dict[str, AskLoad] = {}
         self._turns: dict[str, asyncio.Future[Lane]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def arrive(self, request: Request) -> None:
-        """A request begins to wait. Raises NotQueued."""
-        reason = self.pool.arrive(request)
+    def add(self, name: str, bounds: Bounds, weight: float, load: AskLoad) -> None:
+        """From now on an upstream serves the pool, like this. load: asks how loaded it is."""
+        lane = self.pool.lanes.get(name)
+        if lane is None:
+            lane = self.pool.lanes[name] = Lane(name, bounds, weight)
+        lane.weight = weight
+        lane.window.bounds = bounds
+        self._loads[name] = load
+        if self._busy:
+            self._begin()
+
+    def remove(self, name: str) -> None:
+        """An upstream gets nothing more; what it has it may bring to its end."""
+        self.pool.lanes.pop(name, None)
+        self._loads.pop(name, None)
+
+    def refuse(self, reason: str) -> None:
+        """Whoever waits waits in vain."""
+        for future in self._turns.values():
+            if not future.done():
+                future.set_exception(NotQueued(reason))
+
+    def arrive(self, request: Request, output: int, session: str | None = None) -> None:
+        """A request begins to wait; see Pool.arrive. Raises NotQueued."""
+        reason = self.pool.arrive(request, output, session)
         if reason is not None:
             raise NotQueued(reason)
         self._await(str(request.id))
-
-    def at_once(self, request_id: str) -> Lane | None:
-        """The lane of a request whose turn it is already. Raises NotQueued."""
-        turn = self._turns[request_id]
-        return turn.result() if turn.done() else None
 
     async def turn(self, request_id: str) -> Lane:
         """The lane that a request is to be sent to, once it is its turn. Raises NotQueued.
 
         Cancelled, the request still waits: `end` it.
         """
-        return await asyncio.shield(self._turns[request_id])
-
-    def tokens(self, request_id: str, tokens: int) -> None:
-        """An answer flows, and holds so many tokens so far."""
-        self.pool.tokens(request_id, tokens)
-
-    def settle(self, request_id: str, usage: Usage) -> None:
-        """The engine says what a request's prompt and answer had."""
-        self.pool.settle(request_id, usage)
-
-    def turned_away(self, lane: Lane, retry_after_s: float) -> None:
-        """The lane has no room, and says for how long."""
-        self.pool.turned_away(lane, retry_after_s)
+        turn = self._turns[request_id]
+        return turn.result() if turn.done() else await asyncio.shield(turn)
 
     def unreachable(self, lane: Lane) -> None:
         """Nothing goes to the lane until it answers again; whoever finds that says so."""
@@ -106,6 +111,9 @@ class Dispatcher:
 
     def _await(self, request_id: str) -> None:
         self._turns[request_id] = asyncio.get_running_loop().create_future()
+        self._begin()
+
+    def _begin(self) -> None:
         self.pump()
         self._keep("", self._tick)
         for name in self._loads:
@@ -128,8 +136,10 @@ class Dispatcher:
     async def _scrape(self, name: str) -> None:
         """Ask for the load, as long as it is told; an upstream that never tells is asked seldom."""
         pause = SCRAPE_S
-        while self._busy:
+        while self._busy and name in self._loads:
             load = await self._loads[name]()
+            if name not in self.pool.lanes:
+                return
             if load is not None:
                 self.pool.told(name, load)
                 pause = GROWING_S if self.pool.lanes[name].window.grows else SCRAPE_S

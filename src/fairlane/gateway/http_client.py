@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
 
     # -- what the client does ----------------------------------------------------------------
 
-    async def exchange(self, method: str, raw: Sequence[bytes]) -> None:
+    async def exchange(self, method: str, raw: Sequence[bytes | memoryview]) -> None:
         """Send a request and wait for the head of its answer. Raises UpstreamError."""
         self.status = 0
         self.headers: Headers = []
@@ -81,6 +81,8 @@ class Connection(asyncio.Protocol):
             raise _Stale("closed")
         for piece in raw:
             self._transport.write(piece)
+            if len(raw) > 1:  # a large body: nobody else's tokens wait for it
+                await asyncio.sleep(0)
         while not self._head_done:
             if self._error is not None:
                 raise self._error
@@ -270,6 +272,7 @@ class Client:
         self._connect_s = connect_s
         self.silence_s = silence_s
         self._idle: dict[Connection, float] = {}  # since when, the longest first
+        self._retired = False
         self.connections: set[Connection] = set()  # that are open
 
     async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Connection:
@@ -293,12 +296,21 @@ class Client:
         self._idle.clear()
         await asyncio.sleep(0)  # they are closed in the loop's next turn
 
+    def retire(self) -> None:
+        """Close each connection once it is idle."""
+        self._retired = True
+        for connection in list(self._idle):
+            connection.abort()
+
     def made(self, connection: Connection) -> None:
         """The connection is open."""
         self.connections.add(connection)
 
     def keep(self, connection: Connection) -> None:
         """The connection is idle."""
+        if self._retired:
+            connection.abort()
+            return
         now = asyncio.get_running_loop().time()
         self._idle[connection] = now
         oldest = next(iter(self._idle))
@@ -324,7 +336,7 @@ class Client:
         return connection
 
     async def _exchange(
-        self, connection: Connection, method: str, raw: Sequence[bytes]
+        self, connection: Connection, method: str, raw: Sequence[bytes | memoryview]
     ) -> Connection:
         try:
             await connection.exchange(method, raw)
@@ -347,7 +359,9 @@ class Client:
             raise UpstreamUnreachable(f"no connection: {why}") from error
         return connection
 
-    def _raw(self, method: str, path: str, headers: Headers, body: bytes) -> Sequence[bytes]:
+    def _raw(
+        self, method: str, path: str, headers: Headers, body: bytes
+    ) -> Sequence[bytes | memoryview]:
         """The request's bytes. Raises UpstreamError for what would be another request."""
         lines = [f"{method} {self._path}{path} HTTP/1.1".encode("latin-1")]
         lines += [b"%b: %b" % header for header in self._always]
@@ -357,7 +371,10 @@ class Client:
         head = b"\r\n".join([*lines, b"\r\n"])
         if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
             raise UpstreamError("a header with the end of a line in it")
-        return (head + body,) if len(body) < _SMALL else (head, body)
+        if len(body) < _SMALL:
+            return (head + body,)
+        whole = memoryview(body)
+        return (head, *(whole[at : at + _SMALL] for at in range(0, len(body), _SMALL)))
 
 
 def _delimits(header: tuple[bytes, bytes]) -> bool:

@@ -6,10 +6,17 @@ policy says who is next and the upstream with the least work gets it; its tokens
 they pass and reported a few times a second; when it ends, however it ends, it is settled.
 
 An upstream's work is what its requests are expected to need: prompts and outputs, in tokens.
+
+Requests of one session may be kept together (`sticky`): each session has an order of upstreams of
+its own, so that one more or one less moves few sessions. Who is next and finds its upstream full
+lets a few others go first whose upstream has room; where there are none, it goes where room is. So
+no upstream idles, and whoever stood back is first as soon as its own has room.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from fairlane.core.types import Outcome, Request
 from fairlane.door.books import Books
@@ -17,7 +24,7 @@ from fairlane.gateway.counting import Usage
 from fairlane.gateway.signals import Load
 from fairlane.gateway.window import Bounds, Window
 
-_USUAL_OUTPUT = 256  # tokens that a request is expected to make, where it names no fewer
+_LOOKS = 16  # requests that are looked at for one whose own upstream has room
 
 
 class Lane:
@@ -44,6 +51,8 @@ class Live:
 
     id: str
     expected: int
+    session: str | None = None
+    whole: bool = False  # its tokens are seen all at once
     lane: Lane | None = None
     sent_at: float = 0.0
     first_at: float | None = None
@@ -83,14 +92,15 @@ class Pool:
 
     # -- events ------------------------------------------------------------------------------
 
-    def arrive(self, request: Request) -> str | None:
-        """A request begins to wait; answers why it may not, or None."""
+    def arrive(self, request: Request, output: int, session: str | None = None) -> str | None:
+        """A request begins to wait; answers why it may not, or None.
+
+        output: tokens that its answer is expected to have.
+        """
         reason = self.books.arrive(request)
         if reason is None:
-            expected = request.prompt_tokens + min(
-                _USUAL_OUTPUT, request.max_output_tokens or _USUAL_OUTPUT
-            )
-            self._live[str(request.id)] = Live(str(request.id), expected)
+            expected = request.prompt_tokens + output
+            self._live[str(request.id)] = Live(str(request.id), expected, session)
             self._waiting += 1
         return reason
 
@@ -100,15 +110,27 @@ class Pool:
         found: list[Turn] = []
         while self._waiting:
             lanes = [lane for lane in self.lanes.values() if lane.room(now)]
-            request_id = self.books.peek() if lanes else None
-            if request_id is None:
+            chosen = self._next(lanes) if lanes else None
+            if chosen is None:
                 break
-            live = self._live[request_id]
-            untried = [lane for lane in lanes if lane.name not in live.gone]
-            lane = min(untried or lanes, key=lambda one: (one.work / one.weight, one.name))
-            self._send(live, lane, now)
-            found.append(Turn(request_id, lane))
+            self._send(*chosen, now)
+            found.append(Turn(chosen[0].id, chosen[1]))
         return found
+
+    def expects(self, request_id: str, output: int) -> None:
+        """A request whose tokens will not be seen as they come is charged for so many at once."""
+        live = self._live[request_id]
+        live.whole = True
+        if output > live.tokens:
+            live.tokens = output
+            self._news.add(request_id)
+
+    def likely(self, request_id: str) -> int:
+        """Output tokens that an engine is likely to have made of a request, uncounted."""
+        live = self._live[request_id]
+        if live.lane is None:
+            return 0
+        return round((self._clock() - live.sent_at) / live.lane.window.token_s)
 
     def tokens(self, request_id: str, tokens: int) -> None:
         """An answer flows, and holds so many tokens so far."""
@@ -179,6 +201,41 @@ class Pool:
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _next(self, lanes: list[Lane]) -> tuple[Live, Lane] | None:
+        """Who is sent next, and to which of the lanes that have room."""
+        back: list[str] = []
+        found = None
+        while found is None and len(back) < _LOOKS:
+            request_id = self.books.peek()
+            if request_id is None:
+                break
+            live = self._live[request_id]
+            own = self._own_lane(live)
+            if own is None or own in lanes:
+                found = live, own or self._least_work(live, lanes)
+            elif not self.books.set_aside(request_id):
+                break
+            else:
+                back.append(request_id)
+        for request_id in reversed(back):
+            self.books.take_back(request_id)
+        if found is None and back:
+            live = self._live[back[0]]
+            found = live, self._least_work(live, lanes)
+        return found
+
+    def _own_lane(self, live: Live) -> Lane | None:
+        """The lane of its session, of those that take requests; None where it has none."""
+        if live.session is None:
+            return None
+        lanes = [one for one in self.lanes.values() if one.accepts and one.name not in live.gone]
+        return max(lanes, key=lambda one: _affinity(live.session, one), default=None)
+
+    @staticmethod
+    def _least_work(live: Live, lanes: list[Lane]) -> Lane:
+        untried = [lane for lane in lanes if lane.name not in live.gone]
+        return min(untried or lanes, key=lambda one: (one.work / one.weight, one.name))
+
     def _send(self, live: Live, lane: Lane, now: float) -> None:
         self.books.admit(live.id, 0)
         self._waiting -= 1
@@ -193,8 +250,9 @@ class Pool:
             return
         now = self._clock()
         token_s = None
-        if live.first_at is not None and live.tokens > 1:
-            token_s = (now - live.first_at) / (live.tokens - 1)
+        begun = live.sent_at if live.whole else live.first_at
+        if live.first_at is not None and begun is not None and live.tokens > 1:
+            token_s = (now - begun) / (live.tokens - 1)
         lane.work -= live.expected
         lane.window.ended(now, flowed=live.first_at is not None, token_s=token_s)
 
@@ -205,3 +263,12 @@ class Pool:
             self.books.delivered({i: one.tokens - one.reported for i, one in grown.items()})
             for one in grown.values():
                 one.reported = one.tokens
+
+
+def _affinity(session: str | None, lane: Lane) -> float:
+    """How much a session likes a lane: each likes most one as often as its weight says.
+
+    Source: weighted rendezvous hashing.
+    """
+    digest = blake2b(f"{session}\0{lane.name}".encode("utf-8", "replace"), digest_size=8).digest()
+    return -lane.weight / math.log((int.from_bytes(digest) + 0.5) / 2**64)

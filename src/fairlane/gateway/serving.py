@@ -8,26 +8,25 @@ elsewhere if there is an elsewhere, only as long as nothing of an answer has gon
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import math
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from fairlane.core.types import Outcome, Rejection, Request
-from fairlane.door.admission import Refused, Turns
+from fairlane.core.types import Outcome
+from fairlane.door.admission import Refused
 from fairlane.door.answers import Message, Receive, Send, as_headers
-from fairlane.gateway.body import Asked, Dialect
-from fairlane.gateway.counting import Counter, Usage, usage_of
-from fairlane.gateway.dispatch import Dispatcher, NotQueued
+from fairlane.gateway.body import Asked, Dialect, Price, Route
+from fairlane.gateway.counting import Counter, Usage, output_of, usage_of
+from fairlane.gateway.desk import Failure, Served, Ticket, Wish
 from fairlane.gateway.http_client import (
     Headers,
     UpstreamError,
     UpstreamSilent,
     UpstreamUnreachable,
 )
-from fairlane.gateway.pool import Lane
 from fairlane.gateway.upstream import Answer, Upstream, headers_for_client
 
-T = TypeVar("T")
 _KEEP_ALIVE = b": waiting for a turn\n\n"
 _BUSY = (429, 503)
 _LONGEST_RETRY_S = 30.0
@@ -42,102 +41,58 @@ STREAM_HEADERS = as_headers(
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. comment: between signs of life to a stream that waits. whole: how long a request
-    waits that is not streamed. tries: how often one is sent, at most.
+    """comment: seconds between signs of life to a stream that waits. tries: how often a request is
+    sent, at most.
     """
 
-    comment: float
-    whole: float
-    tries: int
-
-
-@dataclass(slots=True)
-class Served:
-    """What became of a request, for whoever counts.
-
-    sent: whether an engine was given it; refused: whether the engine then did no work for it.
-    output_tokens: so far, and in all at the end. usage: what the engine said of it.
-    """
-
-    outcome: Outcome = Outcome.ABORTED
-    sent: bool = False
-    refused: bool = False
-    output_tokens: int = 0
-    usage: Usage | None = None
-
-    def in_all(self, estimated: int) -> Usage:
-        """What it is charged for in the end; `estimated`: its prompt, where nobody said more."""
-        if not self.sent or self.refused:
-            return Usage()
-        told = self.usage or Usage()
-        if not told.input:
-            return Usage(estimated, 0, self.output_tokens)
-        return Usage(told.input, min(told.cached, told.input), self.output_tokens)
+    comment: float = 10.0
+    tries: int = 3
 
 
 @dataclass(slots=True)
 class Call:
-    """One request on its way. flows: called once, when its first token comes."""
+    """One request on its way."""
 
-    request: Request
+    ticket: Ticket
+    wish: Wish
     asked: Asked
-    dialect: Dialect
-    method: str
+    route: Route
     path: str
     headers: Headers
-    more_headers: Callable[[], Headers]
-    flows: Callable[[], None]
-    served: Served = field(default_factory=Served)
-    entered: bool = False
+    client: str
+    served: Served
     tries: int = 0
     head_sent: bool = False
 
 
 class Serving:
-    """Serves calls of one pool. upstreams: by the name of their lane."""
+    """Serves calls. upstreams: by name; may change while it runs."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, upstreams: dict[str, Upstream], patience: Patience
-    ) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, upstreams: Mapping[str, Upstream], patience: Patience) -> None:
         self._upstreams = upstreams
         self._patience = patience
 
-    async def serve(self, call: Call, turns: Turns, receive: Receive, send: Send) -> None:
-        """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent.
-
-        turns: how many requests each client may have under way.
-        """
-        request_id = str(call.request.id)
+    async def serve(self, call: Call, receive: Receive, send: Send) -> None:
+        """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
         task = asyncio.current_task()
         assert task is not None
         gone = asyncio.create_task(_cancel_if_gone(receive, task))
         try:
-            await self._through(call, turns, send)
+            await self._through(call, send)
         except asyncio.CancelledError:
             if not gone.done() or task.uncancel():  # it was not the client
                 raise
         finally:
             gone.cancel()
-            if call.served.sent:
-                final = call.served.in_all(call.request.prompt_tokens)
-                self._dispatcher.settle(request_id, final)
-            self._dispatcher.end(request_id, call.served.outcome)
-            if call.entered:
-                turns.leave(call.request.client)
 
     # -- waiting -----------------------------------------------------------------------------
 
-    async def _through(self, call: Call, turns: Turns, send: Send) -> None:
+    async def _through(self, call: Call, send: Send) -> None:
         """Turn after turn until an upstream answers; errors after the head are events."""
         try:
-            if not turns.entered(call.request.client):
-                await self._awaited(call, send, turns.enter(call.request.client))
-            call.entered = True
-            self._dispatcher.arrive(call.request)
             while not await self._tried(call, send):
-                self._dispatcher.again(str(call.request.id))
-        except (Refused, NotQueued, UpstreamError) as error:
+                pass
+        except (Refused, UpstreamError) as error:
             refused = _as_refused(error)
             if not call.head_sent:
                 raise refused from None
@@ -145,58 +100,53 @@ class Serving:
 
     async def _tried(self, call: Call, send: Send) -> bool:
         """Wait for a turn and take it; whether that settled the call."""
-        request_id = str(call.request.id)
-        lane = self._dispatcher.at_once(request_id)
-        if lane is None:
-            lane = await self._awaited(call, send, self._dispatcher.turn(request_id))
+        upstream = self._upstreams.get(await self._awaited(call, send))
+        if upstream is None:  # it was taken away just now
+            return False
         try:
-            return await self._sent(call, lane, send)
+            return await self._sent(call, upstream, send)
         except UpstreamUnreachable:
             call.served.refused = True
-            self._dispatcher.unreachable(lane)  # who waits for it is kept; this one too
+            call.ticket.fails(Failure(unreachable=True))  # who waits for it is kept; this one too
             return False
 
-    async def _awaited(self, call: Call, send: Send, what: Coroutine[Any, Any, T]) -> T:
-        """Wait for a turn: a stream hears that it waits, another request not for ever."""
-        turn = asyncio.ensure_future(what)
+    async def _awaited(self, call: Call, send: Send) -> str:
+        """Wait for a turn: a stream hears that it waits."""
+        if not call.asked.stream:
+            return await call.ticket.turn(call.wish)
+        turn = asyncio.ensure_future(call.ticket.turn(call.wish))
         try:
-            if not call.asked.stream:
-                async with asyncio.timeout(self._patience.whole):
-                    return await turn
             while True:
                 done, _ = await asyncio.wait({turn}, timeout=self._patience.comment)
                 if done:
                     return turn.result()
                 await self._begin(call, send, 200, STREAM_HEADERS)
                 await _send_part(send, _KEEP_ALIVE)
-        except TimeoutError:
-            wait = self._dispatcher.pool.expected_wait()
-            raise Refused(
-                504, "queue_timeout", "The request waited too long for its turn.",
-                Rejection("queue_timeout", wait),
-            ) from None  # fmt: skip
         finally:
             turn.cancel()
 
     # -- the answer --------------------------------------------------------------------------
 
-    async def _sent(self, call: Call, lane: Lane, send: Send) -> bool:
-        """Send it to the lane's upstream; whether that settled it, else it may be sent again."""
-        upstream = self._upstreams[lane.name]
+    async def _sent(self, call: Call, upstream: Upstream, send: Send) -> bool:
+        """Send it to an upstream; whether that settled it, else it may be sent again."""
         call.served.sent, call.served.refused = True, False
+        call.served.output_tokens = 0 if call.asked.stream else None  # not seen as they come
         call.tries += 1
         last = call.tries >= self._patience.tries
         try:
+            headers = upstream.naming(call.client, call.headers)
             async with await upstream.send(
-                call.method, call.path, call.headers, call.asked.content
+                "POST", call.path, headers, call.asked.content
             ) as answer:
                 if answer.status in _BUSY:
-                    self._dispatcher.turned_away(lane, _retry_after(answer))
+                    call.ticket.fails(Failure(retry_after_s=_retry_after(answer)))
                     if not last:
                         call.served.refused = True
                         return False
-                if call.asked.stream and _is_stream(answer):
+                if _is(answer, b"event-stream"):
                     await self._pass_stream(call, answer, send)
+                elif call.route.dialect is Dialect.MEDIA and not _is(answer, b"json"):
+                    await self._pass_bytes(call, answer, send)
                 else:
                     await self._pass_whole(call, answer, send)
                 return True
@@ -204,6 +154,7 @@ class Serving:
             call.tries -= 1  # it has not seen the request
             raise
         except UpstreamSilent:
+            call.served.output_tokens = call.served.output_tokens or 0
             raise
         except UpstreamError:
             call.served.refused = not call.served.output_tokens
@@ -212,23 +163,21 @@ class Serving:
             return False
 
     async def _pass_stream(self, call: Call, answer: Answer, send: Send) -> None:
-        counter = Counter(call.dialect, hides_usage=call.asked.hides_usage)
-        request_id = str(call.request.id)
+        counter = Counter(call.route.dialect, hides_usage=call.asked.hides_usage)
         headers = headers_for_client(answer.headers)
         try:
             async for part in _with_rest(counter, answer.parts):
                 if counter.chunks:
                     if not call.served.output_tokens:
-                        call.flows()
+                        call.ticket.flows()
                     call.served.output_tokens = max(1, counter.so_far)
-                    self._dispatcher.tokens(request_id, call.served.output_tokens)
+                    call.ticket.tokens(call.served.output_tokens)
                 if part:
                     await self._begin(call, send, answer.status, headers)
                     await _send_part(send, part)
         finally:
-            call.served.usage = counter.usage
+            call.served.usage = _priced(counter.usage, call.route.price)
             call.served.output_tokens = counter.in_all
-            self._dispatcher.tokens(request_id, counter.in_all)
         if counter.finished and not counter.error:
             call.served.outcome = Outcome.FINISHED
         await self._begin(call, send, answer.status, headers)
@@ -236,22 +185,36 @@ class Serving:
 
     async def _pass_whole(self, call: Call, answer: Answer, send: Send) -> None:
         body = b"".join([part async for part in answer.parts])
-        call.served.refused = answer.status >= 400
+        good = answer.status < 400
+        call.served.refused = not good
         if call.head_sent:  # a stream that waited, and now an error in its place
-            await _send_part(send, _event(call.dialect, _error_of(body, answer.status)))
+            await _send_part(send, _event(call.route.dialect, _error_of(body, answer.status)))
             await send({"type": "http.response.body", "body": b""})
             return
-        call.flows()
-        usage = usage_of(call.dialect, body) if answer.status < 400 else None
-        if usage is not None:
-            call.served.usage, call.served.output_tokens = usage, usage.output
-            self._dispatcher.tokens(str(call.request.id), usage.output)
-        if answer.status < 400:
+        call.ticket.flows()
+        if good:
+            usage = usage_of(call.route.dialect, body)
+            output = output_of(call.route.dialect, body, usage)
+            call.served.usage = _priced(usage, call.route.price)
+            call.served.output_tokens = output
+            call.ticket.tokens(output)
             call.served.outcome = Outcome.FINISHED
         headers = headers_for_client(answer.headers)
         headers.append((b"content-length", str(len(body)).encode()))
         await self._begin(call, send, answer.status, headers)
         await send({"type": "http.response.body", "body": body})
+
+    async def _pass_bytes(self, call: Call, answer: Answer, send: Send) -> None:
+        """What has no tokens, such as spoken words."""
+        call.ticket.flows()
+        call.served.refused, call.served.output_tokens = answer.status >= 400, 0
+        async for part in answer.parts:
+            await self._begin(call, send, answer.status, headers_for_client(answer.headers))
+            await _send_part(send, part)
+        if answer.status < 400:
+            call.served.outcome = Outcome.FINISHED
+        await self._begin(call, send, answer.status, headers_for_client(answer.headers))
+        await send({"type": "http.response.body", "body": b""})
 
     async def _begin(self, call: Call, send: Send, status: int, headers: Headers) -> None:
         """Send the head, once."""
@@ -259,7 +222,14 @@ class Serving:
             return
         call.head_sent = True
         message: Message = {"type": "http.response.start", "status": status}
-        await send({**message, "headers": [*headers, *call.more_headers()]})
+        await send({**message, "headers": [*headers, *as_headers(call.ticket.rate_headers)]})
+
+
+def _priced(usage: Usage | None, price: Price) -> Usage | None:
+    """Usage in tokens, also of an engine that tells seconds."""
+    if usage is None or not usage.seconds or usage.input:
+        return usage
+    return replace(usage, input=price.request + math.ceil(usage.seconds * price.second))
 
 
 async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -282,7 +252,7 @@ async def _send_part(send: Send, part: bytes) -> None:
 async def _send_error(call: Call, send: Send, refused: Refused) -> None:
     """After the head an error can only be an event; the SDKs raise it with its message."""
     error = {"message": refused.message, "type": "server_error", "code": refused.code}
-    await _send_part(send, _event(call.dialect, error))
+    await _send_part(send, _event(call.route.dialect, error))
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -305,9 +275,10 @@ def _error_of(body: bytes, status: int) -> dict[str, Any]:
     return {"message": message, "type": "upstream_error", "code": str(status)}
 
 
-def _is_stream(answer: Answer) -> bool:
+def _is(answer: Answer, kind: bytes) -> bool:
+    """Whether a good answer is of this content type."""
     types = [value for name, value in answer.headers if name.lower() == b"content-type"]
-    return answer.status < 300 and any(b"event-stream" in value for value in types)
+    return answer.status < 300 and any(kind in value.lower() for value in types)
 
 
 def _retry_after(answer: Answer) -> float:
@@ -317,19 +288,8 @@ def _retry_after(answer: Answer) -> float:
     return 1.0
 
 
-def _as_refused(error: Exception) -> Refused:
+def _as_refused(error: Refused | UpstreamError) -> Refused:
     if isinstance(error, Refused):
         return error
-    if isinstance(error, NotQueued):
-        return _not_queued(error)
     status = 504 if isinstance(error, UpstreamSilent) else 502
     return Refused(status, "upstream_error", f"The engine did not answer to the end ({error}).")
-
-
-def _not_queued(error: NotQueued) -> Refused:
-    if error.reason == "policy_error":
-        return Refused(500, "policy_error", "The scheduling policy failed; see the gateway's log.")
-    return Refused(
-        429, "rate_limit_exceeded", "The scheduler turned the request away.",
-        Rejection(error.reason, None),
-    )  # fmt: skip

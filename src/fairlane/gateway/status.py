@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fairlane.gateway.dispatch import Dispatcher
 from fairlane.gateway.pool import Pool
-from fairlane.gateway.start import Model
 
 _MEANINGS = {
     "window": "Requests that the upstream gets at once, as learned.",
@@ -20,16 +20,16 @@ _MEANINGS = {
 }
 
 
-def pools_of(models: Mapping[str, Model]) -> list[tuple[list[str], Pool]]:
+def pools_of(models: Mapping[str, Dispatcher]) -> list[tuple[list[str], Pool]]:
     """Each pool once, with the models that it serves."""
     found: dict[int, tuple[list[str], Pool]] = {}
-    for name, model in models.items():
-        pool = model.dispatcher.pool
+    for name, dispatcher in models.items():
+        pool = dispatcher.pool
         found.setdefault(id(pool), ([], pool))[0].append(name)
     return list(found.values())
 
 
-def upstreams(models: Mapping[str, Model]) -> list[dict[str, Any]]:
+def upstreams(models: Mapping[str, Dispatcher]) -> list[dict[str, Any]]:
     """Each upstream of each pool, ready for JSON. None: the engine does not tell."""
     return [
         {
@@ -48,7 +48,7 @@ def upstreams(models: Mapping[str, Model]) -> list[dict[str, Any]]:
     ]
 
 
-def metrics(models: Mapping[str, Model]) -> bytes:
+def metrics(models: Mapping[str, Dispatcher]) -> bytes:
     """The same in Prometheus' text format; labelled by upstream and the first of its models."""
     registry = CollectorRegistry()
     registry.register(_Told(models))
@@ -56,7 +56,7 @@ def metrics(models: Mapping[str, Model]) -> bytes:
 
 
 class _Told(Collector):
-    def __init__(self, models: Mapping[str, Model]) -> None:
+    def __init__(self, models: Mapping[str, Dispatcher]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:

@@ -7,8 +7,10 @@ unpacked, and pass as they come.
 import asyncio
 import json
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
+from fairlane.door.tenants import name_of
 from fairlane.gateway.http_client import Client, Connection, Headers, UpstreamError
 from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 
@@ -21,6 +23,14 @@ _NOT_PASSED = frozenset(
 )
 # Said to us, not to the engine: who it is from, and what an engine would believe unseen.
 _OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
+# Where engines tell their load; what told once is asked first from then on. /metrics comes last:
+# SGLang's, where it has them, are renewed seldom, and trtllm-serve's are JSON, and take away the
+# numbers from which the others are made.
+_LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
+    ("/v1/loads", from_loads),
+    ("/prometheus/metrics", from_metrics),
+    ("/metrics", from_metrics),
+)
 _OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
 
@@ -55,34 +65,52 @@ def _connection_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes
     return frozenset(name.strip().lower() for name in names.split(b","))
 
 
-class Upstream:
-    """One engine's server.
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How one engine's server is reached.
 
     url: without `/v1`. key: sent as its API key. ca: a file of certificates to trust, for https;
     verify: whether its certificate is looked at. silence_s: how long it may say nothing.
+    client_header: in which it is told whose request it is; "" where it is not.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        ca: str | None = None,
-        verify: bool = True,
-        silence_s: float = 600.0,
-    ) -> None:
-        self.url = url
+    url: str
+    key: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    verify: bool = True
+    silence_s: float = 600.0
+    client_header: str = ""
+
+
+class Upstream:
+    """One engine's server. Raises OSError (ssl.SSLError) where its certificates cannot be read."""
+
+    def __init__(self, address: Address) -> None:
+        self.url = address.url
+        self._client_header = address.client_header.encode()
         headers: Headers = [(b"Accept-Encoding", b"identity")]
-        if key is not None:
-            headers.append((b"Authorization", f"Bearer {key}".encode()))
+        if address.key is not None:
+            headers.append((b"Authorization", f"Bearer {address.key}".encode()))
+        tls = _tls(address) if address.url.startswith("https:") else None
         self._client = Client(
-            url, headers=headers, tls=_tls(ca, verify) if url.startswith("https:") else None,
-            connect_s=CONNECT_S, silence_s=silence_s,
-        )  # fmt: skip
+            address.url, headers=headers, tls=tls, connect_s=CONNECT_S, silence_s=address.silence_s
+        )
+        self._loads = _LOADS
+
+    def naming(self, client: str, headers: Headers) -> Headers:
+        """The headers, and among them whose request it is, where the upstream is told."""
+        if not self._client_header:
+            return headers
+        mine = [(name, value) for name, value in headers if name != self._client_header]
+        return [*mine, (self._client_header, name_of(client).encode())]
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+    def retire(self) -> None:
+        """Close all connections once the requests that are under way have ended."""
+        self._client.retire()
 
     async def send(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         """Send a request and wait for the head of its answer.
@@ -107,13 +135,15 @@ class Upstream:
 
     async def load(self) -> Load | None:
         """How many requests run and wait in it, or None where it does not tell."""
-        for path, read in (("/metrics", from_metrics), ("/v1/loads", from_loads)):
+        for told in self._loads:
+            path, read = told
             try:
                 status, body = await self._ask(path)
             except UpstreamError:
                 return None
             found = read(body) if status == 200 else None
             if found is not None:
+                self._loads = (told, *(other for other in _LOADS if other is not told))
                 return found
         return None
 
@@ -142,9 +172,9 @@ class Upstream:
             raise UpstreamError(f"{self.url}{path}: {error}") from error
 
 
-def _tls(ca: str | None, verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca)
-    if not verify:
+def _tls(address: Address) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=address.ca)
+    if not address.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

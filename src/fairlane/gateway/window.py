@@ -95,11 +95,12 @@ class Window:
 
     in_flight: sent and not ended. flowing: of these, those that have a first token. running,
     waiting: as the engine told last, None where it never did. grows: whether it is on its way up.
+    token_s: seconds that an answer takes for a token. bounds: may be set anew.
     """
 
     def __init__(self, bounds: Bounds | None = None) -> None:
-        self._bounds = bounds or Bounds()
-        self.size = float(self._bounds.start)
+        self.bounds = bounds or Bounds()
+        self.size = float(self.bounds.start)
         self.in_flight = 0
         self.flowing = 0
         self.running: int | None = None
@@ -113,7 +114,7 @@ class Window:
         self._closed_until = 0.0
         self._sends, self._ends = Rate(), Rate()
         self._base = Base()
-        self._token_s = _TOKEN_S
+        self.token_s = _TOKEN_S
 
     # -- what happens ------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class Window:
         self.flowing -= flowed
         self._ends.count(now)
         if token_s is not None:
-            self._token_s += 0.1 * (token_s - self._token_s)
+            self.token_s += 0.1 * (token_s - self.token_s)
 
     def told(self, running: int, waiting: int, now: float) -> None:
         """The engine says how many run and wait, those of others included."""
@@ -161,6 +162,7 @@ class Window:
 
         queued: whether anybody waits here.
         """
+        self._resize(self.size)
         if now < self._look_at:
             return
         if now - self._told_at <= _STALE_S:
@@ -173,7 +175,7 @@ class Window:
 
     def _target(self, now: float) -> int:
         """T: how many should wait inside."""
-        return max(2, math.ceil(2 * self.ends_rate(now) * self._token_s))
+        return max(2, math.ceil(2 * self.ends_rate(now) * self.token_s))
 
     def _by_its_own_numbers(self, running: int, waiting: int, queued: bool, now: float) -> None:
         target = self._target(now)
@@ -213,4 +215,4 @@ class Window:
         self._look_at = now + 2 * (self._base.seconds or 0.0) + _SETTLE_S
 
     def _resize(self, size: float) -> None:
-        self.size = min(max(size, self._bounds.least), self._bounds.greatest)
+        self.size = min(max(size, self.bounds.least), self.bounds.greatest)

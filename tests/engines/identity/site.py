@@ -292,7 +292,7 @@ class Town:
         weight: float = 1.0,
         parent: str | None = None,
         with_key: bool = True,
-        **limits: int,
+        **limits: Any,
     ) -> str:
         """Add a tenant, and give its key."""
         key = self.keys[name] = new_key()

@@ -160,6 +160,11 @@ def test_who_needs_a_cache_does_not_start_without(tmp_path: Path, name: str) -> 
         read(tmp_path, f'[scheduler]\nname = "{name}"\n')
 
 
+def test_a_wait_that_only_a_gateway_can_end_is_said_to_be_ignored(tmp_path: Path) -> None:
+    warning = read(tmp_path, "[limits]\nmax_wait_s = 10.0\n").access.warning
+    assert warning.startswith("max_wait_s of [limits] is ignored")
+
+
 def test_patience_is_refused_where_there_are_no_counters_to_compare(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="adapter_patience: fcfs keeps no counters"):
         read(tmp_path, '[scheduler]\nname = "fcfs"\nadapter_patience = 100\n')
@@ -176,7 +181,9 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "linear": ("input", "output", "cached"),
         "quadratic": ("prompt", "output_linear", "cross", "output_square", "constant", "cached"),
     },
-    "limits": {"": ("requests_per_minute", "tokens_per_minute", "max_queued", "max_running")},
+    "limits": {
+        "": ("requests_per_minute", "tokens_per_minute", "max_queued", "max_running", "max_wait_s")
+    },
     "metrics": {"": ("top",)},
 }
 
