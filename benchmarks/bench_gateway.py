@@ -19,6 +19,7 @@ one token a second each.
 
 import json
 import resource
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -197,6 +198,7 @@ def show_targets(found: Rounds) -> None:
 
 def main() -> None:
     """Measure what was asked for."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended, it ends what it started
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
