@@ -309,6 +309,33 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_is_not_used() -> 
     run(use, answering(HI), answering(HI))
 
 
+def test_a_retired_client_closes_connections_as_soon_as_they_are_idle() -> None:
+    async def use(client: Client, server: Server) -> None:
+        answer = await client.request("POST", "/", [], b"")
+        assert await fetch(client) == (200, b"hi")
+        assert len(client.connections) == 2
+        client.retire()
+        while len(client.connections) > 1:
+            await asyncio.sleep(0)
+        assert [part async for part in answer.parts] == [b"hi"]
+        answer.release()
+        while client.connections:
+            await asyncio.sleep(0)
+
+    run(use, answering(HI, HI))
+
+
+def test_a_server_that_hangs_up_on_a_large_body_is_an_error() -> None:
+    async def hang_up(server: Server, reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async def use(client: Client, server: Server) -> None:
+        with pytest.raises(UpstreamError):
+            await fetch(client, body=bytes(1 << 24))
+
+    run(use, hang_up)
+
+
 def test_bytes_that_nobody_asked_for_end_a_kept_connection() -> None:
     async def forge(server: Server, reader: Reader, writer: Writer) -> None:
         await server.read(reader)

@@ -80,7 +80,8 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             raise _Stale("closed")
         for piece in raw:
-            self._transport.write(piece)
+            if not self._transport.is_closing():
+                self._transport.write(piece)
             if len(raw) > 1:  # a large body: nobody else's tokens wait for it
                 await asyncio.sleep(0)
         while not self._head_done:
