@@ -63,6 +63,7 @@ async def one_round(gateways: Sequence[Gateway], seconds: float) -> dict[str, di
             told = await streams(gateway, count, seconds)
             rows[gateway.name][f"chunk_{count}_us"] = told["chunk_us"]
             rows[gateway.name][f"chunks_{count}_s"] = told["chunks_s"]
+            rows[gateway.name]["failed"] += told["failed"]
             await calm(gateway)
     for gateway in gateways[1:]:
         rows[gateway.name]["loaded_mb"] = gateway.memory_mb()
