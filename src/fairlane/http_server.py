@@ -15,8 +15,7 @@ try:
     import uvicorn
 except ImportError as error:
     raise FairlaneError(
-        "serving needs uvicorn, which is not installed: "
-        "pip install uvicorn httptools uvloop aiohttp"
+        "serving needs uvicorn, which is not installed: pip install uvicorn httptools uvloop"
     ) from error
 
 
@@ -29,8 +28,9 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: Any, ready: Callable[[], None], **options: Any) -> None:
         config = uvicorn.Config(
-            app, access_log=False, log_level="warning", server_header=False, **options
-        )
+            app, access_log=False, log_level="warning", server_header=False, proxy_headers=False,
+            **options,
+        )  # fmt: skip
         super().__init__(config)
         self.ended_by: signal.Signals | None = None
         self._ready = ready

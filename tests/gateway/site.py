@@ -133,9 +133,14 @@ def serving(running: Running) -> Iterator[Site]:
 
 
 @contextmanager
-def command(*options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """`fairlane gateway` in a process of its own, with port 0, and its address."""
-    words = [sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
+def command(
+    *options: str, shell: tuple[str, ...] = ()
+) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """`fairlane gateway` in a process of its own, with port 0, and its address.
+
+    shell: what starts it.
+    """
+    words = [*shell, sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
     with started(*words) as process:
         assert process.stderr is not None
         said = ""

@@ -2,13 +2,15 @@
 
 import json
 import signal
+import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from fairlane.cli import main
-from tests.gateway.site import command
+from tests.gateway.site import command, port_of
 from tests.loadgen.server import CompletionServer
 from tests.processes import PATIENCE_S, started
 from tests.simulated.engines import ask, running, wait_until
@@ -41,6 +43,20 @@ def test_told_to_stop_it_serves_who_is_here() -> None:
             assert client.wait(PATIENCE_S) == 0
         assert process.wait(PATIENCE_S) == 0
         assert engine.engine.counts.generation_tokens == 300
+
+
+def test_it_takes_more_clients_than_files_are_allowed_at_first() -> None:
+    few = ("sh", "-c", 'ulimit -Sn 64 && exec "$@"', "sh")
+    with (
+        running(model="m") as engine,
+        command("--upstream", engine.url, shell=few) as (_, url),
+        ExitStack() as life,
+    ):
+        for _ in range(200):
+            client = life.enter_context(socket.create_connection(("127.0.0.1", port_of(url))))
+            client.settimeout(PATIENCE_S)
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
 
 
 _ASK = """

@@ -238,7 +238,7 @@ def test_an_engine_that_always_cuts_is_an_error_with_a_status() -> None:
     with CompletionServer(faults={7: hang_up}) as upstream, gateway(upstream.url) as site:
         status, _, text = site.complete(7)
         assert (status, json.loads(text)["error"]["code"]) == (502, "upstream_error")
-        assert len(upstream.seen) == 3
+        assert 3 <= len(upstream.seen) <= 6  # a try on a kept connection may take a new one, too
         assert site.clients()["anonymous"]["service"] == 0  # no engine did anything for it
 
 

@@ -59,7 +59,6 @@ async def ask_twice(routes: dict[str, str]) -> tuple[list[Load | None], list[str
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
     upstream = Upstream(Address(f"http://{host}:{port}"))
-    upstream.open()
     try:
         return [await upstream.load(), await upstream.load()], paths
     finally:

@@ -62,7 +62,6 @@ class Bucket:
         return missing * MINUTE_S / self.per_minute if missing > _ROUNDING else 0.0
 
 
-_KINDS = ("requests", "tokens")
 _NO_LIMITS = Limits()
 
 
@@ -134,8 +133,10 @@ class RateLimits:
         """The buckets of a client and of the groups above it, refilled."""
         found: list[tuple[str, Bucket]] = []
         for path, limits in self._limited(client):
-            for kind in _KINDS:
-                limit = getattr(limits, f"{kind}_per_minute")
+            for kind, limit in (
+                ("requests", limits.requests_per_minute),
+                ("tokens", limits.tokens_per_minute),
+            ):
                 if limit is None:
                     self._buckets.pop((kind, path), None)
                 else:

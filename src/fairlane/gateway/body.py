@@ -7,6 +7,7 @@ another one.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -26,6 +27,9 @@ _DECODER = JSONDecoder(parse_constant=_no_number)
 _PAIRS = JSONDecoder(object_pairs_hook=list)
 _TRUE = frozenset({"true", "1", "t", "y", "yes", "on"})  # in a form
 _BLANKS = " \t\n\r"
+_BEGIN = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)")
+_NAME = re.compile(r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*')
+_NEXT = re.compile(r"[ \t\n\r]*([,}])")
 # Fields that let tokens pass uncounted, and what alone is taken for them.
 _UNCOUNTED = {"stream_interval": 1, "background": False}
 LONGEST_MODEL = 512
@@ -131,7 +135,7 @@ def read_body(route: Route, content: bytes, content_type: bytes = b"") -> Asked:
         stream=_flag(asked, "stream") and route.dialect is not Dialect.PLAIN,
         samples=samples,
         max_tokens=_most(asked),
-        characters=sum(_characters(asked.get(name)) for name in _TEXT),
+        characters=sum(_characters(asked[name]) for name in _TEXT if name in asked),
         tokens=_tokens(asked.get("prompt", asked.get("input"))) + samples * route.price.request,
         content=content,
         session=session if isinstance(session, str) else None,
@@ -188,29 +192,26 @@ def _beginning(text: str, members: Mapping[str, tuple[Any, int, int]]) -> str:
 def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
     """Name, value, and where the value begins and ends, of each member of a JSON object."""
     seen: set[str] = set()
-    at = _skip(text, 0)
-    if text[at : at + 1] != "{":
+    found = _BEGIN.match(text)
+    if found is None:
         raise BodyError("the body must be a JSON object")
-    at = _skip(text, at + 1)
-    while text[at : at + 1] != "}":
-        name, at = _value(text, at)
-        at = _skip(text, at)
-        if not isinstance(name, str) or text[at : at + 1] != ":":
+    at, more = found.end(), not found[1]
+    while more:
+        found = _NAME.match(text, at)
+        if found is None:
             raise BodyError("the body is not JSON")
+        name = found[1] if "\\" not in found[1] else _value(text, found.start(1) - 1)[0]
         if name in seen:
             raise BodyError(f"{name[:40]!r} stands twice in the body")
         seen.add(name)
-        begin = _skip(text, at + 1)
+        begin = found.end()
         value, end = _value(text, begin)
         yield name, value, begin, end
-        at = _skip(text, end)
-        if text[at : at + 1] == ",":
-            at = _skip(text, at + 1)
-            if text[at : at + 1] == "}":
-                raise BodyError("the body is not JSON")
-        elif text[at : at + 1] != "}":
+        found = _NEXT.match(text, end)
+        if found is None:
             raise BodyError("the body is not JSON")
-    if _skip(text, at + 1) != len(text):
+        at, more = found.end(), found[1] == ","
+    if _skip(text, at) != len(text):
         raise BodyError("the body is not JSON: something follows it")
 
 

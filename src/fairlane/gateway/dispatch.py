@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fairlane.core.types import Outcome, Request
+from fairlane.gateway.http_client import UpstreamError
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.signals import Load
-from fairlane.gateway.upstream import UpstreamError
 from fairlane.gateway.window import Bounds
 
 AskLoad = Callable[[], Awaitable[Load | None]]
@@ -73,7 +73,8 @@ class Dispatcher:
 
         Cancelled, the request still waits: `end` it.
         """
-        return await asyncio.shield(self._turns[request_id])
+        turn = self._turns[request_id]
+        return turn.result() if turn.done() else await asyncio.shield(turn)
 
     def unreachable(self, lane: Lane) -> None:
         """Nothing goes to the lane until it answers again; whoever finds that says so."""

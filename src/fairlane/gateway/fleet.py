@@ -21,8 +21,9 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy
 from fairlane.door.books import Books
 from fairlane.gateway.dispatch import Dispatcher
+from fairlane.gateway.http_client import UpstreamError
 from fairlane.gateway.pool import Lane, Pool
-from fairlane.gateway.upstream import Address, Upstream, UpstreamError
+from fairlane.gateway.upstream import Address, Upstream
 from fairlane.gateway.window import Bounds
 
 log = logging.getLogger("fairlane.gateway")
@@ -82,7 +83,6 @@ class Fleet:
         try:
             for name, plan in fresh.items():
                 opened[name] = Upstream(plan.address)
-                opened[name].open()
             asked = [plan for plan in wanted.values() if self._asks(plan)]
             known = {**self.upstreams, **opened}
             serves = {plan.name: await _models(plan, known[plan.name]) for plan in asked}
@@ -101,7 +101,7 @@ class Fleet:
             self._watchers[name] = asyncio.create_task(self._watch(name))
         self.changed(self.addresses)
         for upstream in old:
-            await upstream.retire()
+            upstream.retire()
 
     async def close(self) -> None:
         """End what runs in the background, and close all connections."""

@@ -169,7 +169,7 @@ class Pool:
     def settle(self, request_id: str, usage: Usage) -> None:
         """The engine says what a request's prompt and answer had; the answer has all it will."""
         live = self._live[request_id]
-        self._report()
+        self._news.discard(request_id)  # what it has is said here
         live.tokens = live.reported = usage.output
         self.books.settle(
             request_id, usage.input, cached_tokens=usage.cached, output_tokens=usage.output

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +20,13 @@ from fairlane.door.answers import Message, Receive, Send, as_headers
 from fairlane.gateway.body import Asked, Dialect, Price, Route
 from fairlane.gateway.counting import Counter, Usage, output_of, usage_of
 from fairlane.gateway.desk import Failure, Served, Ticket, Wish
-from fairlane.gateway.upstream import (
-    Answer,
+from fairlane.gateway.http_client import (
     Headers,
-    Upstream,
     UpstreamError,
     UpstreamSilent,
     UpstreamUnreachable,
-    headers_for_client,
 )
+from fairlane.gateway.upstream import Answer, Upstream, headers_for_client
 
 log = logging.getLogger("fairlane.gateway")
 _KEEP_ALIVE = b": waiting for a turn\n\n"
@@ -80,18 +77,17 @@ class Serving:
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
+        task = asyncio.current_task()
+        assert task is not None
         reader = _Reader(send)
-        gone = asyncio.ensure_future(_gone(receive, reader))
-        work = asyncio.ensure_future(self._through(call, reader.send))
+        gone = asyncio.create_task(_cancel_if_gone(receive, reader, task))
         try:
-            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
+            await self._through(call, reader.send)
+        except asyncio.CancelledError:
+            if not gone.done() or task.uncancel():  # it was not the client
+                raise
         finally:
-            for task in (gone, work):
-                task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await asyncio.gather(gone, work, return_exceptions=True)
+            gone.cancel()
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -124,11 +120,12 @@ class Serving:
 
     async def _awaited(self, call: Call, send: Send) -> str:
         """Wait for a turn: a stream hears that it waits."""
+        if not call.asked.stream:
+            return await call.ticket.turn(call.wish)
         turn = asyncio.ensure_future(call.ticket.turn(call.wish))
         try:
             while True:
-                pause = self._patience.comment if call.asked.stream else None
-                done, _ = await asyncio.wait({turn}, timeout=pause)
+                done, _ = await asyncio.wait({turn}, timeout=self._patience.comment)
                 if done:
                     return turn.result()
                 await self._begin(call, send, 200, STREAM_HEADERS)
@@ -146,7 +143,9 @@ class Serving:
         last = call.tries >= self._patience.tries
         try:
             headers = upstream.naming(call.client, call.headers)
-            async with upstream.send("POST", call.path, headers, call.asked.content) as answer:
+            async with await upstream.send(
+                "POST", call.path, headers, call.asked.content
+            ) as answer:
                 if answer.status in _BUSY:
                     call.ticket.fails(Failure(retry_after_s=_retry_after(answer)))
                     if not last:
@@ -268,17 +267,18 @@ async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIter
     yield counter.rest()
 
 
-async def _gone(receive: Receive, reader: _Reader) -> None:
-    """Wait until a client hangs up, or takes nothing of its answer for long."""
+async def _cancel_if_gone(receive: Receive, reader: _Reader, task: "asyncio.Task[Any]") -> None:
+    """Cancel what is done for a client that hangs up, or takes nothing of its answer for long."""
     while True:
         try:
             async with asyncio.timeout(_STALLED_S):
                 if (await receive())["type"] == "http.disconnect":
-                    return
+                    break
         except TimeoutError:
             if reader.stands_still():
                 log.warning("hanging up on a client that takes nothing of its answer")
-                return
+                break
+    task.cancel()
 
 
 async def _send_part(send: Send, part: bytes) -> None:

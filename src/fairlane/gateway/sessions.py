@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fairlane.gateway.body import Asked
-from fairlane.gateway.upstream import Headers
+from fairlane.gateway.http_client import Headers
 
 Rule = Literal["none", "session", "prefix"]
 

@@ -1,25 +1,19 @@
 """One upstream over HTTP: requests to it, what it serves, how loaded it is, whether it lives.
 
-The HTTP client is aiohttp's: its parser is C, and a request costs it a tenth of what it costs
-others. It follows no redirect, unpacks nothing and keeps no cookie. What is sent carries the
-upstream's own key; a client's never gets here.
+What is sent carries the upstream's own key; a client's never gets here. Answers are asked for
+unpacked, and pass as they come.
 """
 
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from io import BytesIO
 
-import aiohttp
-
-from fairlane.core.errors import FairlaneError
 from fairlane.door.tenants import name_of
+from fairlane.gateway.http_client import Client, Connection, Headers, UpstreamError
 from fairlane.gateway.signals import LONGEST, Load, from_loads, from_metrics
 
-Headers = list[tuple[bytes, bytes]]
 ASK_S = 5.0
 CONNECT_S = 10.0
 # Between two machines alone, or made anew for the next one.
@@ -49,25 +43,7 @@ _LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
 )
 
 
-class UpstreamError(FairlaneError):
-    """An upstream that does not answer, or not to its end."""
-
-
-class UpstreamUnreachable(UpstreamError):
-    """An upstream to which no connection can be made: it has not seen the request."""
-
-
-class UpstreamSilent(UpstreamError):
-    """An upstream that took a request and says nothing: another would only wait as long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The head of an answer, and its body in pieces as they come."""
-
-    status: int
-    headers: Headers
-    parts: AsyncIterator[bytes]
+Answer = Connection  # one at a time
 
 
 def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]], kind: bytes) -> Headers:
@@ -125,18 +101,15 @@ class Upstream:
 
     def __init__(self, address: Address) -> None:
         self.url = address.url
-        self._silence_s = address.silence_s
         self._client_header = address.client_header.encode()
-        key, ca = address.key, address.ca
-        self._authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
-        context: ssl.SSLContext | bool = True
-        if ca is not None:
-            context = ssl.create_default_context(cafile=ca)
-        self._tls = context if address.verify else False
+        headers: Headers = [(b"Accept-Encoding", b"identity")]
+        if address.key is not None:
+            headers.append((b"Authorization", f"Bearer {address.key}".encode()))
+        tls = _tls(address) if address.url.startswith("https:") else None
+        self._client = Client(
+            address.url, headers=headers, tls=tls, connect_s=CONNECT_S, silence_s=address.silence_s
+        )
         self._loads = _LOADS
-        self._session: aiohttp.ClientSession | None = None
-        self._sending = 0
-        self._retired = False
 
     def naming(self, client: str, headers: Headers) -> Headers:
         """The headers, and among them whose request it is, where the upstream is told."""
@@ -146,90 +119,29 @@ class Upstream:
         others = [(name, value) for name, value in headers if name.replace(b"_", b"-") != mine]
         return [*others, (mine, name_of(client).encode())]
 
-    def open(self) -> None:
-        """Make the client; in the loop that it will run in."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_S, sock_read=self._silence_s
-            ),
-            headers={"Accept-Encoding": "identity", **self._authorization},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
-    async def retire(self) -> None:
+    def retire(self) -> None:
         """Close all connections once the requests that are under way have ended."""
-        self._retired = True
-        if not self._sending:
-            await self.close()
+        self._client.retire()
 
-    @asynccontextmanager
-    async def send(
-        self, method: str, path: str, headers: Headers, body: bytes
-    ) -> AsyncIterator[Answer]:
-        """Send a request. Leaving the context early hangs up on the upstream.
+    async def send(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
+        """Send a request and wait for the head of its answer.
 
-        Raises UpstreamError where no head came, or none that is for a client to see, and from
-        `parts` where the body broke off.
+        `async with` is around the answer; leaving it early hangs up on the upstream. Raises
+        UpstreamError where no head came, or none that is for a client to see, and from `parts`
+        where the body broke off.
         """
-        assert self._session is not None, "open() comes first"
-        plain = [(n.decode("latin-1"), v.decode("utf-8", "replace")) for n, v in headers]
-        self._sending += 1
-        try:
-            async with self._answer(method, path, plain, body) as answer:
-                yield answer
-        finally:
-            self._sending -= 1
-            if self._retired and not self._sending:
-                await self.close()
-
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
-    ) -> AsyncIterator[Answer]:
-        assert self._session is not None
-        try:
-            response = await self._session.request(
-                method,
-                self.url + path,
-                data=_in_parts(body),
-                headers=headers,
-                allow_redirects=False,
-            )
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamUnreachable(f"no connection: {_reason(error)}") from error
-        except aiohttp.ConnectionTimeoutError as error:
-            raise UpstreamUnreachable(f"no connection within {CONNECT_S:g} s") from error
-        except TimeoutError as error:
-            raise self._silent() from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError(f"no answer: {_reason(error)}") from error
-        try:
-            if response.status in (401, 407):  # the client's is not the key that is wrong
-                raise UpstreamError("it does not take the gateway's key")
-            if not 200 <= response.status < 600:
-                raise UpstreamError(f"it answers with the status {response.status}")
-            yield Answer(response.status, list(response.raw_headers), self._parts(response))
-        finally:
-            response.close()  # the connection too, unless the whole body was read
-
-    async def _parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        try:
-            async for part in response.content.iter_any():
-                yield part
-        except TimeoutError as error:
-            raise self._silent() from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError(f"broken off: {_reason(error)}") from error
-
-    def _silent(self) -> UpstreamSilent:
-        return UpstreamSilent(f"silent for {self._silence_s:g} s")
+        answer = await self._client.request(method, path, headers, body)
+        if answer.status in (401, 407):  # the client's is not the key that is wrong
+            answer.abort()
+            raise UpstreamError("it does not take the gateway's key")
+        if not 200 <= answer.status < 600:
+            answer.abort()
+            raise UpstreamError(f"it answers with the status {answer.status}")
+        return answer
 
     # -- what it says of itself --------------------------------------------------------------
 
@@ -269,23 +181,23 @@ class Upstream:
         return status < 500
 
     async def _ask(self, path: str) -> tuple[int, str]:
-        assert self._session is not None, "open() comes first"
         try:
-            async with asyncio.timeout(ASK_S), self._session.get(self.url + path) as response:
+            async with asyncio.timeout(ASK_S), await self.send("GET", path, [], b"") as answer:
                 body = b""
-                async for part in response.content.iter_any():
+                async for part in answer.parts:
                     body += part
                     if len(body) > LONGEST:
-                        raise UpstreamError(f"{self.url}{path}: an endless answer")
-                return response.status, body.decode(errors="replace")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UpstreamError(f"{self.url}{path}: {_reason(error)}") from error
+                        raise UpstreamError("an endless answer")
+                return answer.status, body.decode(errors="replace")
+        except TimeoutError:
+            raise UpstreamError(f"{self.url}{path}: no answer within {ASK_S:g} s") from None
+        except UpstreamError as error:
+            raise UpstreamError(f"{self.url}{path}: {error}") from error
 
 
-def _in_parts(body: bytes) -> bytes | BytesIO:
-    """A large body is written piece by piece, so that nobody else's tokens wait for it."""
-    return body if len(body) < 1 << 18 else BytesIO(body)
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _tls(address: Address) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=address.ca)
+    if not address.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -39,7 +39,6 @@ class Worker:
         self._addresses: dict[str, Address] = {}
         self._first = start.addresses
         self._upstreams: dict[str, Upstream] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
         door = Door(start.config.access, log=_QUIET)
         self._desk = RemoteDesk(door, self._told, self._lost)
         self._app = application(
@@ -81,12 +80,9 @@ class Worker:
                 continue
             old = self._upstreams.pop(name, None)
             if old is not None:
-                task = asyncio.ensure_future(old.retire())
-                self._retiring.add(task)
-                task.add_done_callback(self._retiring.discard)
+                old.retire()
             if name in addresses:
                 self._upstreams[name] = Upstream(addresses[name])
-                self._upstreams[name].open()
         self._addresses = dict(addresses)
 
 
