@@ -72,7 +72,7 @@ $(CREATED):
 	@touch $@
 
 $(RUNTIME): pyproject.toml constraints.txt | $(CREATED)
-	$(PIP) install --quiet --editable .
+	$(PIP) install --quiet --editable '.[gateway]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(CREATED)

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 PATIENCE_S = 600  # for what takes seconds where nothing else runs: it ends what would never end
 STANDSTILL_S = 300  # of what takes minutes: as long as anything moves it may take its time
@@ -61,6 +63,14 @@ def size(folder: Path) -> int:
         with suppress(OSError):  # some vanish meanwhile
             total += path.stat().st_size
     return total
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process holds. Skips the test where the system does not tell."""
+    told = Path(f"/proc/{pid}/statm")
+    if not told.exists():
+        pytest.skip("memory is read in /proc, which Linux alone has")
+    return int(told.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def run_tool(

@@ -230,7 +230,7 @@ def test_plot_and_demo(tmp_path: Path, trace: Path) -> None:
     answer(tmp_path, "simulate", "overload", "--duration", "20", "--output", "run.jsonl")
     answer(tmp_path, "plot", "run.jsonl", "--output", "run.pdf")
     assert (tmp_path / "run.pdf").read_bytes().startswith(b"%PDF")
-    demo = parsed(tmp_path, "demo", "--trace", trace.name, "--workers", "1")
+    demo = parsed(tmp_path, "demo", "--trace", trace.name, "--workers", "1", "--no-live")
     two_clients = {row["scheduler"]: row for row in next(iter(demo["outcomes"].values()))}
     vtc, fcfs = two_clients["VTC"], two_clients["FCFS"]
     assert vtc["max_difference"] < vtc["bound"] == 40000 < fcfs["max_difference"]

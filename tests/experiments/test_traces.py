@@ -132,7 +132,7 @@ def test_one_request_has_no_rate_and_harms_nothing(tmp_path: Path) -> None:
         40 / report.metrics["total_time"].median
     )
     plot_runs({"one": real(trace).run()})
-    done = demonstrate(trace=str(trace), output=tmp_path / "demo.html", workers=1)
+    done = demonstrate(trace=str(trace), output=tmp_path / "demo.html", workers=1, live=False)
     outcome = done.outcomes["A trace of 1 clients"][0]
     assert outcome.service == pytest.approx({"x": 60.0})
 

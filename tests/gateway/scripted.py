@@ -50,13 +50,19 @@ class Scripted:
         self.models = models
         self.seen: list[Sent] = []
         self.url = ""
+        self.unwell = 0  # for so many times that it is asked how it is
+        self.asked = 0  # how it is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return
         if scope["method"] == "GET":
-            known = scope["path"] == "/v1/models"
-            await _answer(send, Reply({"data": [{"id": m} for m in self.models]}), known)
+            status = 200 if scope["path"] == "/v1/models" else 404
+            if scope["path"] == "/health":
+                status = 500 if self.unwell > 0 else 200
+                self.unwell -= 1
+                self.asked += 1
+            await _answer(send, Reply({"data": [{"id": m} for m in self.models]}, status=status))
             return
         parts = []
         while True:
@@ -77,11 +83,10 @@ class Scripted:
         await _answer(send, reply)
 
 
-async def _answer(send: Send, reply: Reply, known: bool = True) -> None:
+async def _answer(send: Send, reply: Reply) -> None:
     headers = {"content-type": reply.kind, **reply.headers}
     told = [(k.encode(), v.encode()) for k, v in headers.items()]
-    status = reply.status if known else 404
-    await send({"type": "http.response.start", "status": status, "headers": told})
+    await send({"type": "http.response.start", "status": reply.status, "headers": told})
     for part in reply.parts:
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

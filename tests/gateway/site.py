@@ -4,7 +4,8 @@ import asyncio
 import http.client
 import json
 import socket
-import time
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,15 +18,14 @@ from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import DrainingServer, Running, application
 from fairlane.gateway.wire import Hatch, RemoteDesk
 from fairlane.http_server import in_thread
-from tests.processes import PATIENCE_S
+from tests.processes import PATIENCE_S, started
+from tests.talking import ask, until
 
 
-class Site:
-    """A running gateway."""
+class Direct:
+    """A server at an address, and a client to talk to it."""
 
-    def __init__(self, running: Running, server: DrainingServer, url: str) -> None:
-        self.running = running
-        self.server = server
+    def __init__(self, url: str) -> None:
         self.url = url
 
     def connect(self) -> http.client.HTTPConnection:
@@ -42,17 +42,20 @@ class Site:
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers in lower case, body."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None and "Content-Type" not in named:
+            named["Content-Type"] = "application/json"
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection = self.connect()
-        try:
-            connection.request(method, path, None if body is None else content, named)
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read()
-        finally:
-            connection.close()
+        return ask(port_of(self.url), method, path, named, body)
+
+
+class Site(Direct):
+    """A running gateway."""
+
+    def __init__(self, running: Running, server: DrainingServer, url: str) -> None:
+        super().__init__(url)
+        self.running = running
+        self.server = server
 
     def complete(
         self, tokens: int, key: str | None = None, **fields: Any
@@ -68,13 +71,10 @@ class Site:
         clients: dict[str, Any] = found["clients"]
         return clients
 
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what must happen."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
+    def upstreams(self) -> dict[str, Any]:
+        """What it tells of its upstreams, by name."""
+        found = json.loads(self.request("GET", "/fairlane/upstreams")[2])["upstreams"]
+        return {one["upstream"]: one for one in found}
 
 
 @contextmanager
@@ -132,6 +132,24 @@ def serving(running: Running) -> Iterator[Site]:
         yield Site(running, server, url)
 
 
+@contextmanager
+def command(
+    *options: str, shell: tuple[str, ...] = ()
+) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """`fairlane gateway` in a process of its own, with port 0, and its address.
+
+    shell: words that start it, where the process itself is not enough.
+    """
+    words = [*shell, sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
+    with started(*words) as process:
+        assert process.stderr is not None
+        said = ""
+        for said in process.stderr:
+            if "ready at http://127.0.0.1:" in said:
+                break
+        yield process, said.split()[-1]
+
+
 def port_of(url: str) -> int:
     """The port of an address."""
     port = urlsplit(url).port
@@ -143,3 +161,15 @@ def data_of(stream: bytes) -> list[Any]:
     """The data of a stream's events, parsed where it is JSON."""
     lines = [line[6:] for line in stream.decode().splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+__all__ = [
+    "SERVER",
+    "Site",
+    "ThroughSockets",
+    "data_of",
+    "gateway",
+    "port_of",
+    "serving",
+    "until",
+]

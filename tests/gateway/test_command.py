@@ -3,34 +3,17 @@
 import json
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from fairlane.cli import main
-from tests.gateway.site import port_of
+from tests.gateway.site import command, port_of
 from tests.loadgen.server import CompletionServer
 from tests.processes import PATIENCE_S, started
 from tests.simulated.engines import ask, running, wait_until
-
-
-@contextmanager
-def command(
-    *options: str, shell: tuple[str, ...] = ()
-) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """The command with port 0, and its address. shell: what starts it."""
-    words = [*shell, sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
-    with started(*words) as process:
-        assert process.stderr is not None
-        said = ""
-        for said in process.stderr:
-            if "ready at http://127.0.0.1:" in said:
-                break
-        yield process, said.split()[-1]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -127,6 +110,7 @@ def test_a_check_says_what_is_served(
         ("[upstreams]\na = 'http://h'\n", [], "[upstreams] a: must be a table"),
         ("[gateway]\ntries = 0\n", [], "[gateway] tries must be greater"),
         ("[gateway]\nmax_body = 1\n", [], "[gateway] unknown setting 'max_body'"),
+        ('[identity]\nroutes = ["/v1/x"]\n', [], "[identity] routes: add them under [routes]"),
         ("[identity]\nlora = true\n", [], "[identity] lora: the gateway tells clients apart by"),
     ],
 )

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from tests.engines.identity.site import Town
-from tests.gateway.site import port_of, until
-from tests.gateway.test_command import command
+from tests.gateway.site import command, port_of, until
 from tests.loadgen.server import CompletionServer
 from tests.processes import PATIENCE_S
 from tests.simulated.engines import ask

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from urllib.parse import urlsplit
 from fairlane.records import RequestRecord
 from fairlane.simulated import SimulatedEngine
 from fairlane.simulated.serve import in_thread
-from tests.processes import PATIENCE_S
+from tests.processes import PATIENCE_S, started
 
 
 class Running(NamedTuple):
@@ -46,6 +48,17 @@ def running(**options: Any) -> Iterator[Running]:
     engine = SimulatedEngine(**{"speed": 100.0, "on_end": ended.append, **options})
     with in_thread(engine) as url:
         yield Running(url, engine, ended)
+
+
+@contextmanager
+def in_process(*options: str, port: int = 0) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """The command, in a process of its own, and its address. Port 0: any that is free."""
+    words = [sys.executable, "-m", "fairlane", "simulated-engine", "--port", str(port), *options]
+    with started(*words) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert "ready at http://127.0.0.1:" in said
+        yield process, said.split()[-1]
 
 
 def ask(url: str, path: str, body: Any = None) -> Answer:

@@ -1,33 +1,18 @@
 """`fairlane simulated-engine` as it is typed: ready, measured, ended; one line for each mistake."""
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from fairlane.addresses import listen, url_of
 from fairlane.cli import main
-from tests.processes import PATIENCE_S, started
-from tests.simulated.engines import ask
-
-
-@contextmanager
-def engine(*options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """The command with port 0, and its address."""
-    command = [sys.executable, "-m", "fairlane", "simulated-engine", "--port", "0", *options]
-    with started(*command) as process:
-        assert process.stderr is not None
-        said = process.stderr.readline()
-        assert "ready at http://127.0.0.1:" in said
-        yield process, said.split()[-1]
+from tests.processes import PATIENCE_S
+from tests.simulated.engines import ask, in_process
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_signals_end_it_in_order(number: signal.Signals, status: int) -> None:
-    with engine("--speed", "50", "--model", "mine") as (process, url):
+    with in_process("--speed", "50", "--model", "mine") as (process, url):
         answer = ask(url, "/v1/completions", {"model": "mine", "prompt": "a", "max_tokens": 3})
         assert answer.json["usage"]["completion_tokens"] == 3
         process.send_signal(number)
@@ -35,7 +20,7 @@ def test_signals_end_it_in_order(number: signal.Signals, status: int) -> None:
 
 
 def test_bench_measures_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with engine("a10g-llama-2-7b", "--speed", "100") as (_, url):
+    with in_process("a10g-llama-2-7b", "--speed", "100") as (_, url):
         with pytest.raises(SystemExit) as ended:
             main(["bench", "overload", "--server", url, "--duration", "60", "--time-scale", "0.01"])
         told = ask(url, "/simulated").json

@@ -63,7 +63,7 @@ class Access:
     if it has no weights. ends_waits: whether its host refuses who waited for max_wait_s.
     """
 
-    rules: IdentityRules = field(default_factory=lambda: IdentityRules(ANONYMOUS))
+    rules: IdentityRules = field(default_factory=lambda: IdentityRules(ANONYMOUS, keys=False))
     store: TenantStore | None = None
     limits: Limits | None = None
     routes: frozenset[str] = frozenset()
@@ -193,7 +193,7 @@ def _rules(identity: _Identity, tenants: Tenants, has_keys: bool) -> IdentityRul
     header = IdentityRules.header if identity.header is None else identity.header.lower()
     if not header or set(header) - _HEADER_CHARACTERS or header in _TAKEN_HEADERS:
         raise TenantError(f"[identity] header: {header!r} cannot be a gateway's header")
-    return IdentityRules(anonymous, identity.lora, header)
+    return IdentityRules(anonymous, identity.lora, header, keys=has_keys)
 
 
 def _routes(values: list[str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 In this order:
 1. An API key, as `Authorization: Bearer KEY` or `x-api-key: KEY`. A wrong key is refused, never
-   taken for no key. The key of a gateway may name the client in a header.
+   taken for no key. The key of a gateway may name the client in a header. On a server without a
+   file of tenants there are no keys, and what is sent for one means nothing: clients of OpenAI's
+   and Anthropic's APIs cannot but send something.
 2. Without a key, and where that is configured: the LoRA adapter that the request asks for, which
    the engine's door reads (frontend.py).
 3. Without either: the shared anonymous client, where there is one.
@@ -34,12 +36,13 @@ class IdentityRules:
 
     anonymous: the client of requests without a key, or None to refuse them.
     adapters: whether requests without a key are told apart by their LoRA adapter.
-    header: in which a gateway names the client, in lower case.
+    header: in which a gateway names the client, in lower case. keys: whether anybody has one.
     """
 
     anonymous: str | None
     adapters: bool = False
     header: str = "x-fairlane-client"
+    keys: bool = True
 
     def identify(self, headers: Headers, tenants: Tenants) -> Caller:
         """The caller of a request. Its client is None where the adapter will tell.
@@ -47,7 +50,7 @@ class IdentityRules:
         Raises Refused, and never repeats in its message what was sent.
         """
         found = _collect(headers, (b"authorization", b"x-api-key", self.header.encode()))
-        key = _key(found[b"authorization"], found[b"x-api-key"])
+        key = _key(found[b"authorization"], found[b"x-api-key"]) if self.keys else None
         if key is None:
             return self._without_key(tenants)
         tenant = tenants.find(key)

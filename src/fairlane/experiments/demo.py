@@ -1,12 +1,15 @@
 """The demonstration: what FCFS, rate limits and VTC make of two clients, and of twenty-seven."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from fairlane import metrics
 from fairlane.core.audit import service_bound
+from fairlane.core.errors import FairlaneError
 from fairlane.experiments.acting import check_settings
 from fairlane.experiments.ensemble import Progress, run_jobs
 from fairlane.experiments.report import RunGroup, runs_report
@@ -23,18 +26,20 @@ class Outcome:
 
     service: cost per second that each shown client received while clients were sending.
     max_difference: the largest difference in service between two clients while both waited.
-    bound: what VTC is proved to keep that below. Latencies are seconds.
-    typical_first_token_latency: of the client in the middle, clients ranked by their means.
+    bound: what VTC is proved to keep that below, None where that is not known. Latencies are
+    seconds. typical_first_token_latency: of the client in the middle, clients ranked by their
+    means. note: why the numbers may not be what they seem.
     """
 
     scheduler: str
     service: dict[str, float]
     max_difference: float
-    bound: float
+    bound: float | None
     throughput: float
     mean_first_token_latency: float
     typical_first_token_latency: float
     rejected: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,15 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """One workload of the demonstration, under each scheduler."""
+    """One workload of the demonstration, under each scheduler.
+
+    lives: what is run beside some of them, by the same names; gives a run and a note on it.
+    """
 
     title: str
     about: str
     settings: Mapping[str, Settings]
+    lives: Mapping[str, Callable[[], tuple[Run, str]]] = field(default_factory=dict)
 
 
 def demonstrate(
@@ -61,39 +70,61 @@ def demonstrate(
     too_long: str | None = None,
     output: Path = Path("demo.html"),
     seed: int = 0,
+    live: bool | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Demonstration:
-    """Simulate all scenes and write the report to `output`.
+    """Run all scenes and write the report to `output`.
 
     trace: the second scene's requests; None takes a synthesized trace. too_long: as in `Settings`.
-    say: is told, before anything is simulated, how the trace was read. Raises FairlaneError for a
-    trace that cannot be read and an output that cannot be written.
+    live: whether two clients are sent through the gateway, too; None: where what that needs is
+    installed. say: is told, before anything is run, how the trace was read, and what is left out.
+    Raises FairlaneError for a trace that cannot be read and an output that cannot be written.
     """
+    say = say or _to_nobody
     real = Settings(
         suite="real" if trace else "arena", scheduler="fcfs",
         trace=trace, too_long=too_long, seed=seed,
     )  # fmt: skip
     for note in check_settings(real):
-        if say is not None:
-            say(note)
-    scenes = _scenes(real)
-    jobs = {
-        f"{scene.title}, {name}": settings
-        for scene in scenes
-        for name, settings in scene.settings.items()
-    }
-    runs = dict(run_jobs(_run, jobs, workers=workers, progress=progress))
+        say(note)
     groups, outcomes = [], {}
-    for scene in scenes:
-        of_scene = {name: runs[f"{scene.title}, {name}"] for name in scene.settings}
-        found = [_outcome(name, scene.settings[name], run) for name, run in of_scene.items()]
-        outcomes[scene.title] = found
-        groups.append(RunGroup(scene.title, scene.about, of_scene, _table(scene.title, found)))
+    with TemporaryDirectory() as folder:
+        scenes = [*_scenes(real), *_live_scenes(live, Path(folder), seed, say)]
+        jobs = {
+            f"{scene.title}, {name}": settings
+            for scene in scenes
+            for name, settings in scene.settings.items()
+        }
+        simulated = dict(run_jobs(_run, jobs, workers=workers, progress=progress))
+        for scene in scenes:
+            if scene.lives:
+                say("now live, in real time: a quarter of a minute")
+            runs, found = _played(scene, simulated)
+            outcomes[scene.title] = found
+            groups.append(RunGroup(scene.title, scene.about, runs, _table(scene.title, found)))
     with atomic_write(output) as file:
         file.write(runs_report("Fair scheduling of LLM serving", _ABOUT, groups))
     return Demonstration(outcomes, [group.table for group in groups if group.table], output)
+
+
+def _to_nobody(note: str) -> None:
+    """Nobody wants to know."""
+
+
+def _played(scene: _Scene, simulated: Mapping[str, Run]) -> tuple[dict[str, Run], list[Outcome]]:
+    """All runs of a scene by name, those that are live made now, and what came of them."""
+    runs, found = {}, []
+    for name, settings in scene.settings.items():
+        run = runs[name] = simulated[f"{scene.title}, {name}"]
+        found.append(_outcome(name, run, _bound(settings, run)))
+        if name in scene.lives:
+            label = f"{name}, live"
+            run, note = scene.lives[name]()
+            runs[label] = run
+            found.append(replace(_outcome(label, run, None), note=note))
+    return runs, found
 
 
 LEGEND = (
@@ -125,6 +156,30 @@ def _scenes(real: Settings) -> list[_Scene]:
     ]
 
 
+_NEEDS = (
+    "the live part needs what is not installed: "
+    "pip install aiohttp httptools python-multipart uvicorn uvloop"
+)
+
+
+def _live_scenes(
+    wanted: bool | None, folder: Path, seed: int, say: Callable[[str], None]
+) -> list[_Scene]:
+    """Two clients simulated and through the gateway, unless that is not wanted or cannot be."""
+    if wanted is False:
+        return []
+    try:
+        from fairlane.experiments import live  # needs what a plain install does not bring
+    except FairlaneError as error:
+        if wanted:
+            raise FairlaneError(_NEEDS) from error
+        say(f"left out: {_NEEDS}")
+        return []
+    settings = live.simulated(folder, seed)
+    lives = {name: partial(live.live, one, folder) for name, one in settings.items()}
+    return [_Scene(live.TITLE, live.ABOUT, settings, lives)]
+
+
 def _under(settings: Settings, rate_limit: int) -> dict[str, Settings]:
     """The same workload under the three schedulers."""
     rpm = f"RPM, {rate_limit} a minute"
@@ -139,7 +194,7 @@ def _run(settings: Settings) -> Run:
     return settings.run()
 
 
-def _outcome(scheduler: str, settings: Settings, run: Run) -> Outcome:
+def _outcome(scheduler: str, run: Run, bound: float | None) -> Outcome:
     table = Table.from_records(run.records)
     span = max(metrics.span(table), 1.0)  # a trace may be shorter than a second
     received = metrics.accumulated(table, metrics.ticks(2 * span, 2))[1] / span
@@ -150,7 +205,7 @@ def _outcome(scheduler: str, settings: Settings, run: Run) -> Outcome:
         scheduler=scheduler,
         service={c: float(received[table.clients.index(c)]) for c in sorted(shown)},
         max_difference=metrics.backlogged_difference(table),
-        bound=_bound(settings, run),
+        bound=bound,
         throughput=headline["throughput"],
         mean_first_token_latency=headline["mean_first_token_latency"],
         typical_first_token_latency=median(wait for wait in waits if wait == wait),
@@ -178,13 +233,15 @@ def _table(title: str, outcomes: list[Outcome]) -> TextTable:
     ]
     rows = []
     for one in outcomes:
-        numbers = (one.max_difference, one.bound, one.throughput)
+        bound = "" if one.bound is None else f"{one.bound:,.0f}"
         waits = (one.mean_first_token_latency, one.typical_first_token_latency)
         rows.append(
             [
-                one.scheduler,
+                one.scheduler + (" (late, see below)" if one.note else ""),
                 *(f"{service:,.0f}" for service in one.service.values()),
-                *(f"{number:,.0f}" for number in numbers),
+                f"{one.max_difference:,.0f}",
+                bound,
+                f"{one.throughput:,.0f}",
                 *(f"{wait:,.1f}" for wait in waits),
                 f"{one.rejected:,}",
             ]

@@ -34,6 +34,7 @@ from fairlane.gateway.sessions import Sticky
 from fairlane.gateway.upstream import headers_for_upstream
 
 _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
+_MOST_HEADERS = 1 << 16  # bytes
 EVERYONE = frozenset({"/health", "/ping"})
 RESERVED = EVERYONE | {"/v1/models", "/fairlane/tenants", "/fairlane/upstreams", "/metrics"}
 
@@ -101,17 +102,20 @@ class Gateway:
                 self._refuse_while_draining()
                 await send_json(send, {"status": "ok"})
                 return
+            self._desk.take_up_changes()
+            caller = self._door.identify(scope)  # which routes there are is for who may come in
             route = self._routes.get(path)
             if route is None and path not in self._reading:
                 raise Refused(404, "not_found", f"There is no {path[:80]} here.")
-            self._desk.take_up_changes()
-            caller = self._door.identify(scope)
+            takes = ("GET", "HEAD") if route is None else ("POST",)
+            if scope["method"] not in takes:
+                raise Refused(405, "method_not_allowed", f"{path} takes {takes[0]}.")
             if route is None:
-                await self._reading[path](caller, send)
-            elif scope["method"] != "POST":
-                raise Refused(405, "method_not_allowed", f"{path} takes POST.")
+                send_with = _adding(send, as_headers(await self._left(caller)))
+                await self._reading[path](caller, send_with)
             else:
                 self._refuse_while_draining()
+                _check_size(scope)
                 ticket = await self._desk.arrive(self._known(caller))
                 served = Served()
                 try:
@@ -120,10 +124,15 @@ class Gateway:
                 finally:
                     ticket.end(served)
         except Refused as refused:
-            headers = {} if ticket is None else ticket.rate_headers
-            if ticket is None and caller is not None and caller.client is not None:
-                headers = await self._desk.tell("rates", caller)
-            await send_refusal(send, refused, headers)
+            left = await self._left(caller) if ticket is None else ticket.rate_headers
+            await send_refusal(send, refused, left)
+
+    async def _left(self, caller: Caller | None) -> Mapping[str, str]:
+        """What is left of a client's limits, as headers."""
+        if caller is None or caller.client is None:
+            return {}
+        left: Mapping[str, str] = await self._desk.tell("rates", caller)
+        return left
 
     @staticmethod
     def _known(caller: Caller) -> Caller:
@@ -151,7 +160,7 @@ class Gateway:
         session = self._sticky.session(client, asked, scope["headers"])
         numbers = (asked.characters, asked.tokens, asked.most)
         wish = Wish(asked.model, asked.stream, *numbers, session)
-        headers = headers_for_upstream(scope["headers"])
+        headers = headers_for_upstream(scope["headers"], asked.kind)
         return Call(ticket, wish, asked, route, _target(scope), headers, client, served)
 
     def _refuse_while_draining(self) -> None:
@@ -201,6 +210,22 @@ class Gateway:
         start = as_headers({"content-type": CONTENT_TYPE_LATEST})
         await send({"type": "http.response.start", "status": 200, "headers": start})
         await send({"type": "http.response.body", "body": text})
+
+
+def _check_size(scope: Scope) -> None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > _MOST_HEADERS:
+        raise Refused(431, "headers_too_large", f"Headers may have {_MOST_HEADERS:,} bytes.")
+
+
+def _adding(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
+    """`send` that adds headers."""
+
+    async def adding(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *headers]}
+        await send(message)
+
+    return adding
 
 
 def _target(scope: Scope) -> str:

@@ -18,14 +18,20 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.options import NotNegative, Whole
 from fairlane.gateway.forms import FORM, FormError, fields_of
 
-_DECODER = JSONDecoder()
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = JSONDecoder(parse_constant=_no_number)
+_PAIRS = JSONDecoder(object_pairs_hook=list)
 _TRUE = frozenset({"true", "1", "t", "y", "yes", "on"})  # in a form
 _BLANKS = " \t\n\r"
 _BEGIN = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)")
 _NAME = re.compile(r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*')
 _NEXT = re.compile(r"[ \t\n\r]*([,}])")
 # Fields that let tokens pass uncounted, and what alone is taken for them.
-_UNCOUNTED = {"stream_interval": 1}
+_UNCOUNTED = {"stream_interval": 1, "background": False}
 LONGEST_MODEL = 512
 _BEGINNING = 256  # characters
 _TEXT = ("prompt", "messages", "input", "system", "instructions", "tools", "query", "documents")
@@ -85,7 +91,8 @@ class Asked:
     content: the bytes for the engine. hides_usage: the client did not ask for any. samples: answers
     asked for. max_tokens: of each, None where it is not said. characters: of the text that becomes
     the prompt; tokens: of it that is tokens already. session: what the client calls what belongs
-    together; beginning: of the prompt, as it is written.
+    together; beginning: of the prompt, as it is written. kind: the content type as which it was
+    read.
     """
 
     model: str
@@ -98,6 +105,7 @@ class Asked:
     hides_usage: bool = False
     session: str | None = None
     beginning: str = ""
+    kind: bytes = b"application/json"
 
     @property
     def most(self) -> int | None:
@@ -124,7 +132,7 @@ def read_body(route: Route, content: bytes, content_type: bytes = b"") -> Asked:
     session = asked.get("prompt_cache_key")
     found = Asked(
         model=_model(asked.get("model")),
-        stream=_flag(asked, "stream"),
+        stream=_flag(asked, "stream") and route.dialect is not Dialect.PLAIN,
         samples=samples,
         max_tokens=_most(asked),
         characters=sum(_characters(asked[name]) for name in _TEXT if name in asked),
@@ -153,6 +161,7 @@ def _read_form(route: Route, content: bytes, content_type: bytes) -> Asked:
         characters=len(content),
         tokens=samples * route.price.request,
         content=content,
+        kind=content_type,
     )
 
 
@@ -223,6 +232,8 @@ def _asking_for_usage(asked: Asked, text: str, options: tuple[Any, int, int] | N
     value, begin, end = options or (None, 0, 0)
     if value is not None and not isinstance(value, dict):
         raise BodyError("stream_options must be an object")
+    if value and len(_PAIRS.raw_decode(text, begin)[0]) > len(value):
+        raise BodyError("a name stands twice in stream_options")
     if value and value.get("include_usage") is True:
         return asked
     wanted = json.dumps({**(value or {}), "include_usage": True})
@@ -259,8 +270,8 @@ def _tokens(value: Any) -> int:
 
 
 def _samples(asked: dict[str, Any]) -> int:
-    n = asked.get("n")
-    return n if type(n) is int and n > 0 else 1
+    """Answers that the engine makes, also those of which it keeps the best to itself."""
+    return max(n if type(n) is int else 1 for n in (1, asked.get("n"), asked.get("best_of")))
 
 
 def _most(asked: dict[str, Any]) -> int | None:

@@ -157,6 +157,8 @@ class GatewayConfig(Configuration):
     def _more(cls, document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         if document.get("identity", {}).get("lora"):
             raise FairlaneError("[identity] lora: the gateway tells clients apart by keys alone")
+        if document.get("identity", {}).get("routes"):
+            raise FairlaneError("[identity] routes: add them under [routes], with what they count")
         upstreams = read_table(
             document,
             "upstreams",

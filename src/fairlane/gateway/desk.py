@@ -111,18 +111,12 @@ class AnyDesk(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Seconds. whole: how long a request waits that is not streamed."""
-
-    whole: float = 240.0
-
-
 class Desk:
     """The desk of this process.
 
     models: the queue of each; may change while it runs. policy: the scheduler's name. cached_part:
-    of a token, what one of the engine's prefix cache counts against limits.
+    of a token, what one of the engine's prefix cache counts against limits. max_wait_s: how long a
+    request waits that is not streamed.
     """
 
     def __init__(
@@ -131,12 +125,12 @@ class Desk:
         models: Mapping[str, Dispatcher],
         *,
         policy: str,
-        waits: Waits,
+        max_wait_s: float,
         cached_part: float = 1.0,
     ) -> None:
         self.door = door
         self.models = models
-        self.waits = waits
+        self.max_wait_s = max_wait_s
         self.cached_part = cached_part
         self.estimates = Estimates()
         self.ids = itertools.count(1)
@@ -265,7 +259,7 @@ class LocalTicket:
         limits = self._door.limits_of(self._client)
         most = None if limits is None else limits.max_wait_s
         if not wish.stream:
-            most = self._desk.waits.whole if most is None else min(most, self._desk.waits.whole)
+            most = self._desk.max_wait_s if most is None else min(most, self._desk.max_wait_s)
         return None if most is None else asyncio.get_running_loop().time() + most
 
     # -- its answer --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fairlane.core.types import Outcome, Request
+from fairlane.gateway.http_client import UpstreamError
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.signals import Load
 from fairlane.gateway.window import Bounds
@@ -137,7 +138,11 @@ class Dispatcher:
         """Ask for the load, as long as it is told; an upstream that never tells is asked seldom."""
         pause = SCRAPE_S
         while self._busy and name in self._loads:
-            load = await self._loads[name]()
+            try:
+                load = await self._loads[name]()
+            except UpstreamError:
+                await asyncio.sleep(SCRAPE_S)  # it may be back at any time
+                continue
             if name not in self.pool.lanes:
                 return
             if load is not None:

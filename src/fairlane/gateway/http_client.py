@@ -125,6 +125,8 @@ class Connection(asyncio.Protocol):
                     if not self._transport.is_closing():
                         self._transport.resume_reading()
                 yield parts[0] if len(parts) == 1 else b"".join(parts)
+            elif isinstance(self._error, UpstreamSilent):
+                raise self._error
             elif self._error is not None:
                 raise UpstreamError(f"broken off: {self._error}") from self._error
             elif self.complete:

@@ -14,7 +14,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.door.door import Door
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
-from fairlane.gateway.desk import AnyDesk, Desk, Waits
+from fairlane.gateway.desk import AnyDesk, Desk
 from fairlane.gateway.fleet import Fleet
 from fairlane.gateway.reload import Reload
 from fairlane.gateway.serving import Serving
@@ -42,7 +42,7 @@ class Running:
         self.fleet = Fleet(config.policy, config.cost, self._weights)
         self.desk = Desk(
             self.door, self.fleet.models, policy=config.scheduler.name,
-            waits=Waits(config.gateway.max_wait_s), cached_part=config.cached_part,
+            max_wait_s=config.gateway.max_wait_s, cached_part=config.cached_part,
         )  # fmt: skip
         self._looking: asyncio.Task[None] | None = None
 

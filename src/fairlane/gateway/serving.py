@@ -8,6 +8,7 @@ elsewhere if there is an elsewhere, only as long as nothing of an answer has gon
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -27,9 +28,11 @@ from fairlane.gateway.http_client import (
 )
 from fairlane.gateway.upstream import Answer, Upstream, headers_for_client
 
+log = logging.getLogger("fairlane.gateway")
 _KEEP_ALIVE = b": waiting for a turn\n\n"
 _BUSY = (429, 503)
 _LONGEST_RETRY_S = 30.0
+_STALLED_S = 60.0  # a client that takes nothing of its answer for so long holds its place no more
 STREAM_HEADERS = as_headers(
     {
         "content-type": "text/event-stream; charset=utf-8",
@@ -74,11 +77,12 @@ class Serving:
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
+        reader = _Reader(send)
         task = asyncio.current_task()
         assert task is not None
-        gone = asyncio.create_task(_cancel_if_gone(receive, task))
+        gone = asyncio.create_task(_cancel_if_gone(receive, reader, task))
         try:
-            await self._through(call, send)
+            await self._through(call, reader.send)
         except asyncio.CancelledError:
             if not gone.done() or task.uncancel():  # it was not the client
                 raise
@@ -109,6 +113,10 @@ class Serving:
             call.served.refused = True
             call.ticket.fails(Failure(unreachable=True))  # who waits for it is kept; this one too
             return False
+        except UpstreamSilent:
+            # else it would swallow one after the other
+            call.ticket.fails(Failure(unreachable=True))
+            raise
 
     async def _awaited(self, call: Call, send: Send) -> str:
         """Wait for a turn: a stream hears that it waits."""
@@ -143,7 +151,7 @@ class Serving:
                     if not last:
                         call.served.refused = True
                         return False
-                if _is(answer, b"event-stream"):
+                if _is(answer, b"event-stream") and call.route.dialect is not Dialect.PLAIN:
                     await self._pass_stream(call, answer, send)
                 elif call.route.dialect is Dialect.MEDIA and not _is(answer, b"json"):
                     await self._pass_bytes(call, answer, send)
@@ -187,10 +195,6 @@ class Serving:
         body = b"".join([part async for part in answer.parts])
         good = answer.status < 400
         call.served.refused = not good
-        if call.head_sent:  # a stream that waited, and now an error in its place
-            await _send_part(send, _event(call.route.dialect, _error_of(body, answer.status)))
-            await send({"type": "http.response.body", "body": b""})
-            return
         call.ticket.flows()
         if good:
             usage = usage_of(call.route.dialect, body)
@@ -198,6 +202,11 @@ class Serving:
             call.served.usage = _priced(usage, call.route.price)
             call.served.output_tokens = output
             call.ticket.tokens(output)
+        if call.head_sent:  # a stream that waited, and now an error in its place
+            await _send_part(send, _event(call.route.dialect, _error_of(body, answer.status)))
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if good:
             call.served.outcome = Outcome.FINISHED
         headers = headers_for_client(answer.headers)
         headers.append((b"content-length", str(len(body)).encode()))
@@ -225,6 +234,26 @@ class Serving:
         await send({**message, "headers": [*headers, *as_headers(call.ticket.rate_headers)]})
 
 
+class _Reader:
+    """Who an answer is for; notices whether it is taken."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._offered = self._taken = self._seen = 0
+
+    async def send(self, message: Message) -> None:
+        """Hand on a piece, and wait until there is room for more."""
+        self._offered += 1
+        await self._send(message)
+        self._taken += 1
+
+    def stands_still(self) -> bool:
+        """Whether the same piece waited at the last question."""
+        waits = self._offered if self._offered > self._taken else 0
+        before, self._seen = self._seen, waits
+        return waits > 0 and waits == before
+
+
 def _priced(usage: Usage | None, price: Price) -> Usage | None:
     """Usage in tokens, also of an engine that tells seconds."""
     if usage is None or not usage.seconds or usage.input:
@@ -238,10 +267,21 @@ async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIter
     yield counter.rest()
 
 
-async def _cancel_if_gone(receive: Receive, task: "asyncio.Task[Any]") -> None:
-    """Cancel what is done for a client that hangs up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _gone(receive: Receive, reader: _Reader) -> None:
+    """Wait until a client hangs up, or takes nothing of its answer for long."""
+    while True:
+        try:
+            async with asyncio.timeout(_STALLED_S):
+                if (await receive())["type"] == "http.disconnect":
+                    return
+        except TimeoutError:
+            if reader.stands_still():
+                log.warning("hanging up on a client that takes nothing of its answer")
+                return
+
+
+async def _cancel_if_gone(receive: Receive, reader: _Reader, task: "asyncio.Task[Any]") -> None:
+    await _gone(receive, reader)
     task.cancel()
 
 

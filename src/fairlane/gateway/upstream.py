@@ -21,8 +21,18 @@ _NOT_PASSED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade host content-length expect".split()
 )
-# Said to us, not to the engine: who it is from, and what an engine would believe unseen.
-_OURS = frozenset(b"authorization x-api-key api-key cookie forwarded accept-encoding".split())
+# Said to us, not to the engine: who it is from, what an engine or a router before it would believe
+# unseen, and how the body is to be read, which is as we have read it.
+_OURS = frozenset(
+    b"authorization x-api-key api-key cookie forwarded accept-encoding content-type "
+    b"content-encoding x-real-ip".split()
+)
+_OUR_PREFIXES = (
+    b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-gateway-", b"x-dynamo-", b"x-data-parallel-",
+    b"x-dp-", b"x-prefill", b"x-encoder-", b"x-worker-", b"x-epp-", b"x-smg-", b"x-ratelimit-",
+)  # fmt: skip
+# Said to us by an upstream: cookies, its time, and how much of its own limits we have left.
+_ITS_OWN = (b"set-cookie", b"date", b"x-ratelimit-")
 # Where engines tell their load; what told once is asked first from then on. /metrics comes last:
 # SGLang's, where it has them, are renewed seldom, and trtllm-serve's are JSON, and take away the
 # numbers from which the others are made.
@@ -31,31 +41,35 @@ _LOADS: tuple[tuple[str, Callable[[str], Load | None]], ...] = (
     ("/prometheus/metrics", from_metrics),
     ("/metrics", from_metrics),
 )
-_OUR_PREFIXES = (b"x-fairlane-", b"x-forwarded-", b"x-llm-d-", b"x-dynamo-", b"x-data-parallel-")
 
 
 Answer = Connection  # one at a time
 
 
-def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """What goes on of a client's headers."""
+def headers_for_upstream(headers: Iterable[tuple[bytes, bytes]], kind: bytes) -> Headers:
+    """What goes on of a client's headers. kind: the content type that the body was read as."""
+    passed = []
     named = _connection_names(headers)
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _NOT_PASSED
-        and name not in _OURS
-        and name not in named
-        and not name.startswith(_OUR_PREFIXES)
-    ]
+    for name, value in headers:
+        meant = name.replace(b"_", b"-")  # by some who read it
+        if not (
+            meant in _NOT_PASSED
+            or meant in _OURS
+            or name in named
+            or meant.startswith(_OUR_PREFIXES)
+        ):
+            passed.append((name, value))
+    return [*passed, (b"content-type", kind)]
 
 
 def headers_for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What goes on of an upstream's headers; the length is ours to say."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = _connection_names(lowered)
     return [
-        (name.lower(), value)
-        for name, value in headers
-        if name.lower() not in _NOT_PASSED and name.lower() not in (b"set-cookie", b"date")
+        (name, value)
+        for name, value in lowered
+        if name not in _NOT_PASSED and name not in named and not name.startswith(_ITS_OWN)
     ]
 
 
@@ -101,8 +115,9 @@ class Upstream:
         """The headers, and among them whose request it is, where the upstream is told."""
         if not self._client_header:
             return headers
-        mine = [(name, value) for name, value in headers if name != self._client_header]
-        return [*mine, (self._client_header, name_of(client).encode())]
+        mine = self._client_header
+        others = [(name, value) for name, value in headers if name.replace(b"_", b"-") != mine]
+        return [*others, (mine, name_of(client).encode())]
 
     async def close(self) -> None:
         """Close all connections."""
@@ -116,9 +131,19 @@ class Upstream:
         """Send a request and wait for the head of its answer.
 
         `async with` is around the answer; leaving it early hangs up on the upstream. Raises
-        UpstreamError where no head came, and from `parts` where the body broke off.
+        UpstreamError where no head came, or none that is for a client to see, and from `parts`
+        where the body broke off.
         """
-        return await self._client.request(method, path, headers, body)
+        answer = await self._client.request(method, path, headers, body)
+        wrong = ""
+        if answer.status in (401, 407):  # the client's is not the key that is wrong
+            wrong = "it does not take the gateway's key"
+        elif answer.status >= 600:
+            wrong = f"it answers with the status {answer.status}"
+        if wrong:
+            answer.release()
+            raise UpstreamError(wrong)
+        return answer
 
     # -- what it says of itself --------------------------------------------------------------
 
@@ -134,13 +159,13 @@ class Upstream:
         return names
 
     async def load(self) -> Load | None:
-        """How many requests run and wait in it, or None where it does not tell."""
+        """How many requests run and wait in it, or None where it never tells.
+
+        Raises UpstreamError where it cannot be asked now.
+        """
         for told in self._loads:
             path, read = told
-            try:
-                status, body = await self._ask(path)
-            except UpstreamError:
-                return None
+            status, body = await self._ask(path)
             found = read(body) if status == 200 else None
             if found is not None:
                 self._loads = (told, *(other for other in _LOADS if other is not told))
@@ -159,7 +184,8 @@ class Upstream:
 
     async def _ask(self, path: str) -> tuple[int, str]:
         try:
-            async with asyncio.timeout(ASK_S), await self.send("GET", path, [], b"") as answer:
+            asked = self._client.request("GET", path, [], b"")
+            async with asyncio.timeout(ASK_S), await asked as answer:
                 body = b""
                 async for part in answer.parts:
                     body += part

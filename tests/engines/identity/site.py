@@ -5,13 +5,11 @@ sender may forge, and answers with the client that the engine was told.
 """
 
 import asyncio
-import http.client
 import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,11 +17,11 @@ import uvicorn
 
 from fairlane.door.access import Access
 from fairlane.door.answers import Message, Receive, Scope, Send
-from fairlane.door.tenant_file import change_tenants
-from fairlane.door.tenants import Limits, Role, Tenant, hash_key, new_key
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
+from tests.door.town import Town
 from tests.processes import PATIENCE_S
+from tests.talking import ask
 
 
 class Engine:
@@ -214,15 +212,8 @@ class Server:
         body: Any = None,
     ) -> tuple[int, dict[str, str], str]:
         """Status, headers in lower case, body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            sent = None if body is None else json.dumps(body)
-            connection.request(method, path, sent, headers or {})
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, found, answer.read().decode()
-        finally:
-            connection.close()
+        status, found, text = ask(self.port, method, path, headers, body)
+        return status, found, text.decode()
 
     def send(
         self, key: str | None, body: Any = None, path: str = "/v1/completions", **headers: str
@@ -274,37 +265,6 @@ def running(access: Access, engine: Engine | None = None) -> Iterator[Server]:
     finally:
         process.should_exit = True
         thread.join(PATIENCE_S)
-
-
-class Town:
-    """A configuration in a folder, with the keys of its tenants."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "tenants.toml"
-        self.keys: dict[str, str] = {}
-        self._folder = folder
-
-    def add(
-        self,
-        name: str,
-        *,
-        role: Role = Role.CLIENT,
-        weight: float = 1.0,
-        parent: str | None = None,
-        with_key: bool = True,
-        **limits: Any,
-    ) -> str:
-        """Add a tenant, and give its key."""
-        key = self.keys[name] = new_key()
-        keys = (hash_key(key),) if with_key else ()
-        tenant = Tenant(name, weight, parent, role, Limits(**limits), keys)
-        change_tenants(self.file, lambda tenants: tenants.with_tenant(tenant))
-        return key
-
-    def access(self, **tables: Any) -> Access:
-        """As a configuration with these tables says."""
-        document = {"tenants": self.file.name, "scheduler": {"groups": True}, **tables}
-        return Access.parse(document, self._folder)
 
 
 __all__ = ["CLIENT_KEY", "Engine", "Server", "Town", "running"]

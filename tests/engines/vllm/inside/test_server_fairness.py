@@ -1,27 +1,23 @@
 """Who is served on a real server, over real sockets: shares, weights, and a flood."""
 
 import json
-import random
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from serving import CONTENDED, Server, Streamed, as_http, guarded, running, write_model
 
 from fairlane.door.tenants import Tenant, hash_key, new_key
+from tests.gateway.crowd import OUTPUT, Crowd, asking
 
 NAMES = ("alice", "bob", "carol", "dave", "flood", "light")
 KEYS = {name: new_key() for name in NAMES}
 WEIGHTS = {"dave": 3.0}
 SLOTS = 8  # requests that run at a time
-OUTPUT = 32  # tokens of a request, on average
 FLOOD = Path(__file__).parent / "flood.py"
 LONG, SHORT = 16, 4  # tokens of a flood's requests, and of a light client's
 
@@ -46,53 +42,9 @@ def stock(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield server
 
 
-class Crowd:
-    """Clients that send their next request as soon as one is answered, so many of each.
-
-    Requests differ in length: equal ones would end together, and clients take turns by batches.
-    """
-
-    def __init__(self, server: Server, workers: dict[str, int]) -> None:
-        self.served: Counter[str] = Counter()  # tokens
-        self._server = server
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=(name, number))
-            for name, count in workers.items()
-            for number in range(count)
-        ]
-
-    def _work(self, name: str, number: int) -> None:
-        lengths = random.Random(f"{name} {number}")
-        while not self._over.is_set():
-            tokens = lengths.randrange(8, 2 * OUTPUT - 7)
-            status, _, answer = self._server.request(
-                "POST", "/v1/completions", asking(tokens), key=KEYS[name]
-            )
-            assert status == 200, answer
-            self.served[name] += json.loads(answer)["usage"]["completion_tokens"]
-
-    def __enter__(self) -> "Crowd":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def until(self, tokens: int) -> Counter[str]:
-        """Wait for so many tokens more; whose they were."""
-        before = self.served.copy()
-        while (self.served - before).total() < tokens:
-            time.sleep(0.01)
-        return self.served - before
-
-
 def shares(server: Server, workers: dict[str, int], requests: int) -> Counter[str]:
     """Tokens of each client while all have requests waiting, after a start."""
-    with Crowd(server, workers) as crowd:
+    with Crowd(server, {name: (KEYS[name], count) for name, count in workers.items()}) as crowd:
         crowd.until(4 * SLOTS * OUTPUT)
         return crowd.until(requests * OUTPUT)
 
@@ -141,10 +93,6 @@ class Flood:
         with self._process as ended:
             assert ended.stdout is not None
             self.spans = json.loads(ended.stdout.read())
-
-
-def asking(tokens: int) -> dict[str, Any]:
-    return {"model": "tiny", "prompt": "w1 w2 w3", "max_tokens": tokens, "ignore_eos": True}
 
 
 def send(server: Server, name: str, tokens: int) -> Streamed:

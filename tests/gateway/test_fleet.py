@@ -1,0 +1,49 @@
+"""Whether upstreams live: one that ceases to answer gets nothing until it answers again."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from fairlane.gateway import fleet
+from tests.gateway.scripted import Reply, scripted
+from tests.gateway.site import gateway, until
+
+CHAT = "/v1/chat/completions"
+ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "a"}]}
+TOLD = {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+
+@pytest.fixture
+def life(monkeypatch: pytest.MonkeyPatch) -> Iterator[ExitStack]:
+    monkeypatch.setattr(fleet, "_PROBE_S", 0.02)
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_one_that_ceases_to_be_well_gets_nothing_until_it_is(life: ExitStack) -> None:
+    """It still takes connections, and answers 500 when it is asked how it is."""
+    sick = life.enter_context(scripted({CHAT: Reply(TOLD)}))
+    well = life.enter_context(scripted({CHAT: Reply(TOLD)}))
+    site = life.enter_context(gateway(sick.url, well.url))
+    lanes = site.running.fleet.models["tiny"].pool.lanes
+    sick.unwell = 10**9
+    until(lambda: not lanes["u0"].accepts)
+    for _ in range(6):
+        assert site.request("POST", CHAT, ASKED)[0] == 200
+    assert (len(sick.seen), len(well.seen)) == (0, 6)
+    sick.unwell = 0
+    until(lambda: lanes["u0"].accepts)
+    for _ in range(2):
+        assert site.request("POST", CHAT, ASKED)[0] == 200
+    assert len(sick.seen) > 0
+
+
+def test_two_bad_answers_are_no_illness(life: ExitStack) -> None:
+    upstream = life.enter_context(scripted({CHAT: Reply(TOLD)}))
+    site = life.enter_context(gateway(upstream.url))
+    [lane] = site.running.fleet.models["tiny"].pool.lanes.values()
+    asked = upstream.asked
+    upstream.unwell = fleet._MISSES - 1
+    until(lambda: upstream.asked > asked + 2 * fleet._MISSES)
+    assert lane.accepts
