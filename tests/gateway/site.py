@@ -138,7 +138,7 @@ def command(
 ) -> "Iterator[tuple[subprocess.Popen[str], str]]":
     """`fairlane gateway` in a process of its own, with port 0, and its address.
 
-    shell: words that start it, where the process itself is not enough.
+    shell: what starts it.
     """
     words = [*shell, sys.executable, "-m", "fairlane", "gateway", "--port", "0", *options]
     with started(*words) as process:

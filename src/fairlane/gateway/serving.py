@@ -77,9 +77,9 @@ class Serving:
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Serve a call to its end, whatever that is. Raises Refused as long as no head was sent."""
-        reader = _Reader(send)
         task = asyncio.current_task()
         assert task is not None
+        reader = _Reader(send)
         gone = asyncio.create_task(_cancel_if_gone(receive, reader, task))
         try:
             await self._through(call, reader.send)
@@ -267,21 +267,17 @@ async def _with_rest(counter: Counter, parts: AsyncIterator[bytes]) -> AsyncIter
     yield counter.rest()
 
 
-async def _gone(receive: Receive, reader: _Reader) -> None:
-    """Wait until a client hangs up, or takes nothing of its answer for long."""
+async def _cancel_if_gone(receive: Receive, reader: _Reader, task: "asyncio.Task[Any]") -> None:
+    """Cancel what is done for a client that hangs up, or takes nothing of its answer for long."""
     while True:
         try:
             async with asyncio.timeout(_STALLED_S):
                 if (await receive())["type"] == "http.disconnect":
-                    return
+                    break
         except TimeoutError:
             if reader.stands_still():
                 log.warning("hanging up on a client that takes nothing of its answer")
-                return
-
-
-async def _cancel_if_gone(receive: Receive, reader: _Reader, task: "asyncio.Task[Any]") -> None:
-    await _gone(receive, reader)
+                break
     task.cancel()
 
 

@@ -135,14 +135,12 @@ class Upstream:
         where the body broke off.
         """
         answer = await self._client.request(method, path, headers, body)
-        wrong = ""
         if answer.status in (401, 407):  # the client's is not the key that is wrong
-            wrong = "it does not take the gateway's key"
-        elif answer.status >= 600:
-            wrong = f"it answers with the status {answer.status}"
-        if wrong:
-            answer.release()
-            raise UpstreamError(wrong)
+            answer.abort()
+            raise UpstreamError("it does not take the gateway's key")
+        if not 200 <= answer.status < 600:
+            answer.abort()
+            raise UpstreamError(f"it answers with the status {answer.status}")
         return answer
 
     # -- what it says of itself --------------------------------------------------------------
@@ -184,8 +182,7 @@ class Upstream:
 
     async def _ask(self, path: str) -> tuple[int, str]:
         try:
-            asked = self._client.request("GET", path, [], b"")
-            async with asyncio.timeout(ASK_S), await asked as answer:
+            async with asyncio.timeout(ASK_S), await self.send("GET", path, [], b"") as answer:
                 body = b""
                 async for part in answer.parts:
                     body += part
