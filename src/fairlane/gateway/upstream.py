@@ -182,7 +182,8 @@ class Upstream:
 
     async def _ask(self, path: str) -> tuple[int, str]:
         try:
-            async with asyncio.timeout(ASK_S), await self.send("GET", path, [], b"") as answer:
+            asked = self._client.request("GET", path, [], b"")
+            async with asyncio.timeout(ASK_S), await asked as answer:
                 body = b""
                 async for part in answer.parts:
                     body += part
