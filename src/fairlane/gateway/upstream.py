@@ -136,10 +136,10 @@ class Upstream:
         """
         answer = await self._client.request(method, path, headers, body)
         if answer.status in (401, 407):  # the client's is not the key that is wrong
-            answer.abort()
+            answer.release()
             raise UpstreamError("it does not take the gateway's key")
         if not 200 <= answer.status < 600:
-            answer.abort()
+            answer.release()
             raise UpstreamError(f"it answers with the status {answer.status}")
         return answer
 
@@ -182,7 +182,8 @@ class Upstream:
 
     async def _ask(self, path: str) -> tuple[int, str]:
         try:
-            async with asyncio.timeout(ASK_S), await self.send("GET", path, [], b"") as answer:
+            asked = self._client.request("GET", path, [], b"")
+            async with asyncio.timeout(ASK_S), await asked as answer:
                 body = b""
                 async for part in answer.parts:
                     body += part
