@@ -51,7 +51,7 @@ def test_who_asks_for_usage_gets_it() -> None:
 def test_other_apis_are_left_as_they_are() -> None:
     text = '{"model":"m","stream":true}'
     assert read(text, Dialect.MESSAGES).content == text.encode()
-    assert read('{"model":"m","input":"x"}', Dialect.PLAIN).max_tokens is None
+    assert read('{"model":"m","input":"x"}', Dialect.PLAIN).max_tokens == 0
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,21 @@ def test_a_whole_answer_is_charged_in_advance_and_settled() -> None:
     assert site.running.live == 0
 
 
+def test_what_has_no_output_is_charged_for_none_in_advance() -> None:
+    reply = Reply({"data": [], "usage": {"prompt_tokens": 8}}, held=threading.Event())
+    embeddings = "/v1/embeddings"
+    with scripted({embeddings: reply}) as upstream, gateway(upstream.url) as site:
+        with ThreadPoolExecutor(1) as pool:
+            body = {"model": "tiny", "input": "a b", "max_tokens": 50}
+            answer = pool.submit(site.request, "POST", embeddings, body)
+            until(lambda: len(upstream.seen) == 1 and now(site)["service"] > 0)
+            assert now(site)["output_tokens"] == 0
+            assert reply.held is not None
+            reply.held.set()
+            assert answer.result()[0] == 200
+        assert site.clients()["anonymous"]["service"] == 8
+
+
 def test_no_more_is_charged_in_advance_than_was_asked_for() -> None:
     reply = Reply(told(3), held=threading.Event())
     with scripted({CHAT: reply}) as upstream, gateway(upstream.url) as site:
@@ -165,6 +180,14 @@ def test_a_route_has_the_price_that_is_configured_for_each_of_what_is_asked() ->
 
 
 # -- limits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [10**400, 4097])
+def test_so_many_pictures_are_refused_and_break_nothing(n: int) -> None:
+    with scripted({DRAWN: Reply({"data": []})}) as upstream, gateway(upstream.url) as site:
+        status, _, text = site.request("POST", DRAWN, {"model": "tiny", "prompt": "", "n": n})
+        assert (status, b"may be 4,096 at most" in text) == (400, True)
+        assert not upstream.seen
 
 
 def test_a_prompt_counts_against_the_limit_when_it_is_sent(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ _NEXT = re.compile(r"[ \t\n\r]*([,}])")
 # Fields that let tokens pass uncounted, and what alone is taken for them.
 _UNCOUNTED = {"stream_interval": 1, "background": False}
 LONGEST_MODEL = 512
+MOST_SAMPLES = 4096
+_MOST_TOKENS = 10**9  # of an answer: no engine makes more, whatever is asked for
 _BEGINNING = 256  # characters
 _TEXT = ("prompt", "messages", "input", "system", "instructions", "tools", "query", "documents")
 _A_MESSAGE = 12  # characters, as what stands around one in the prompt is about four tokens
@@ -89,10 +91,10 @@ class Asked:
     """What was asked for.
 
     content: the bytes for the engine. hides_usage: the client did not ask for any. samples: answers
-    asked for. max_tokens: of each, None where it is not said. characters: of the text that becomes
-    the prompt; tokens: of it that is tokens already. session: what the client calls what belongs
-    together; beginning: of the prompt, as it is written. kind: the content type as which it was
-    read.
+    asked for. max_tokens: of each, None where it is not said; 0 where there is no text in it.
+    characters: of the text that becomes the prompt; tokens: of it that is tokens already. session:
+    what the client calls what belongs together; beginning: of the prompt, as it is written. kind:
+    the content type as which it was read.
     """
 
     model: str
@@ -134,7 +136,7 @@ def read_body(route: Route, content: bytes, content_type: bytes = b"") -> Asked:
         model=_model(asked.get("model")),
         stream=_flag(asked, "stream") and route.dialect is not Dialect.PLAIN,
         samples=samples,
-        max_tokens=_most(asked),
+        max_tokens=0 if route.dialect is Dialect.PLAIN else _most(asked),
         characters=sum(_characters(asked[name]) for name in _TEXT if name in asked),
         tokens=_tokens(asked.get("prompt", asked.get("input"))) + samples * route.price.request,
         content=content,
@@ -152,7 +154,8 @@ def _read_form(route: Route, content: bytes, content_type: bytes) -> Asked:
         fields = fields_of(content_type, content)
     except FormError as error:
         raise BodyError(str(error)) from None
-    samples = int(fields["n"]) if fields.get("n", "").isdecimal() else 1
+    n = fields.get("n", "1")[:20]
+    samples = _checked_samples(int(n) if n.isdecimal() else 1)
     return Asked(
         model=_model(fields.get("model")),
         stream=fields.get("stream", "").strip().lower() in _TRUE,
@@ -271,12 +274,19 @@ def _tokens(value: Any) -> int:
 
 def _samples(asked: dict[str, Any]) -> int:
     """Answers that the engine makes, also those of which it keeps the best to itself."""
-    return max(n if type(n) is int else 1 for n in (1, asked.get("n"), asked.get("best_of")))
+    found = max(n if type(n) is int else 1 for n in (1, asked.get("n"), asked.get("best_of")))
+    return _checked_samples(found)
+
+
+def _checked_samples(samples: int) -> int:
+    if samples > MOST_SAMPLES:
+        raise BodyError(f"n and best_of may be {MOST_SAMPLES:,} at most")
+    return samples
 
 
 def _most(asked: dict[str, Any]) -> int | None:
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
         most = asked.get(name)
         if type(most) is int and most > 0:
-            return most
+            return min(most, _MOST_TOKENS)
     return None

@@ -247,7 +247,7 @@ class LocalTicket:
     def _queued(self, queue: Dispatcher, wish: Wish) -> _Place:
         guessed = self._desk.estimates.tokens(self._client, wish.model, wish.characters)
         prompt = wish.tokens + guessed
-        request = Request(f"r{next(self._desk.ids)}", self._client, prompt, wish.most)
+        request = Request(f"r{next(self._desk.ids)}", self._client, prompt, wish.most or None)
         queue.arrive(request, self._expected_output(wish), wish.session)
         return _Place(queue, request, wish)
 
