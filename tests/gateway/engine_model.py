@@ -17,6 +17,7 @@ class Sent:
     prompt: int
     done: int = 0
     first: float | None = None
+    stream: bool = True
 
 
 @dataclass
@@ -63,9 +64,13 @@ def run(
     lengths: tuple[int, int] = (20, 200),
     prompt: int = 100,
     change: tuple[float, int] | None = None,
+    streamed: float = 1.0,
     seed: int = 0,
 ) -> Outcome:
-    """A queue that never empties before the window, and the engine behind it."""
+    """A queue that never empties before the window, and the engine behind it.
+
+    streamed: the part of all answers that are streams.
+    """
     rng = random.Random(seed)
     now = next_scrape = next_look = 0.0
     busy, waiting, sizes = [], [], []
@@ -73,18 +78,12 @@ def run(
         if change is not None and now >= change[0]:
             engine.slots = change[1]
         for _ in range(window.room(now)):
-            window.sent(now)
-            engine.waiting.append(Sent(now, rng.randint(*lengths), prompt))
+            one = Sent(now, rng.randint(*lengths), prompt, stream=rng.random() < streamed)
+            window.sent(now, stream=one.stream)
+            engine.waiting.append(one)
         step, ended = engine.step()
         now += step
-        for one in engine.running:
-            if one.first is None:
-                one.first = now
-                window.first_token(now - one.at)
-        for one in ended:
-            engine.running.remove(one)
-            token_s = (now - (one.first or now)) / max(1, one.output - 1)
-            window.ended(now, flowed=True, token_s=token_s)
+        _tell(window, engine, ended, now)
         if tells and now >= next_scrape:
             next_scrape = now + (GROWING_S if window.grows else SCRAPE_S)
             window.told(len(engine.running), len(engine.waiting), now)
@@ -96,3 +95,16 @@ def run(
             busy.append(min(len(engine.running), engine.slots) / engine.slots)
             waiting.append(len(engine.waiting))
     return Outcome(sum(busy) / len(busy), sum(waiting) / len(waiting), sizes)
+
+
+def _tell(window: Window, engine: SlotEngine, ended: list[Sent], now: float) -> None:
+    """What the window hears of a step."""
+    for one in engine.running:
+        if one.first is None:
+            one.first = now
+            if one.stream:
+                window.first_token(now - one.at)
+    for one in ended:
+        engine.running.remove(one)
+        token_s = (now - (one.first or now)) / max(1, one.output - 1)
+        window.ended(now, flowed=one.stream, token_s=token_s, stream=one.stream)

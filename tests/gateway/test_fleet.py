@@ -1,6 +1,8 @@
 """Whether upstreams live: one that ceases to answer gets nothing until it answers again."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -47,3 +49,19 @@ def test_two_bad_answers_are_no_illness(life: ExitStack) -> None:
     upstream.unwell = fleet._MISSES - 1
     until(lambda: upstream.asked > asked + 2 * fleet._MISSES)
     assert lane.accepts
+
+
+def test_an_upstream_of_which_nothing_can_be_learned_is_named(
+    life: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It tells no load, and nothing is streamed: its window stays, and more wait than it gets."""
+    reply = Reply(TOLD, held=threading.Event())
+    pool = life.enter_context(ThreadPoolExecutor(10))
+    upstream = life.enter_context(scripted({CHAT: reply}))
+    site = life.enter_context(gateway(upstream.url))
+    answers = [pool.submit(site.request, "POST", CHAT, ASKED) for _ in range(10)]
+    until(lambda: "so it gets 8 requests at once; set its window" in caplog.text)
+    assert reply.held is not None
+    reply.held.set()
+    assert [answer.result()[0] for answer in answers] == [200] * 10
+    assert caplog.text.count("set its window") == 1

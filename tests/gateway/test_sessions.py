@@ -54,7 +54,7 @@ def test_one_upstream_more_or_less_moves_few_sessions() -> None:
     def places(*lanes: str) -> dict[str, str]:
         pool = make_pool(Clock(), dict.fromkeys(lanes, 10**6))
         for number in range(600):
-            pool.arrive(Request(f"s{number}", "c", 1), 1, f"s{number}")
+            pool.arrive(Request(f"s{number}", "c", 1), 1, session=f"s{number}")
         return {turn.id: turn.lane.name for turn in pool.turns()}
 
     three, four = places("a", "b", "c"), places("a", "b", "c", "d")
@@ -70,7 +70,7 @@ def test_a_full_upstream_lets_others_go_first_and_keeps_its_sessions() -> None:
     own = {"a": [], "b": []}  # type: dict[str, list[str]]
     for number in range(24):
         request = Request(f"r{number}", "c", 1)
-        pool.arrive(request, 1, f"s{number}")
+        pool.arrive(request, 1, session=f"s{number}")
         lane = pool._own_lane(pool._live[f"r{number}"])
         assert lane is not None
         own[lane.name].append(f"r{number}")
@@ -95,7 +95,7 @@ def test_nobody_idles_or_starves_for_it(arrivals: list[tuple[str, int]]) -> None
     running: list[str] = []
     served = 0
     for number, (client, session) in enumerate(arrivals):
-        pool.arrive(Request(f"{client}-{number}", client, 3), 5, f"s{session}")
+        pool.arrive(Request(f"{client}-{number}", client, 3), 5, session=f"s{session}")
         running += [turn.id for turn in pool.turns()]
         assert len(running) == min(3, pool.waiting + pool.running)
         if number % 3 == 2:

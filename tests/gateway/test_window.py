@@ -17,6 +17,26 @@ def test_slots_stay_busy_and_few_wait_inside(slots: int, start: int, tells: bool
     assert found.waiting < (8 if tells else max(8, slots / 6))
 
 
+@pytest.mark.parametrize("slots", SIZES)
+@pytest.mark.parametrize("streamed", [1.0, 0.5, 0.1])
+def test_what_is_seen_of_some_streams_does_for_all_and_for_long(
+    slots: int, streamed: float
+) -> None:
+    """From outside; the rest of the answers come whole. Errors must not add up over minutes."""
+    found = run(Window(), SlotEngine(slots), seconds=400, tells=False, streamed=streamed)
+    assert found.busy > 0.98
+    assert found.waiting < max(8, slots / 6)
+
+
+def test_where_nothing_can_be_seen_it_stays_and_says_so() -> None:
+    window = Window()
+    found = run(window, SlotEngine(64), seconds=60, tells=False, streamed=0.0)
+    assert {size for _, size in found.sizes} == {8}
+    assert window.blind
+    run(told := Window(), SlotEngine(64), seconds=60, tells=True, streamed=0.0)
+    assert not told.blind
+
+
 @pytest.mark.parametrize("size", [48, 256])
 def test_a_fixed_window_of_another_size_idles_or_lets_requests_wait(size: int) -> None:
     """The control: what is asserted above is no property of any window."""

@@ -248,7 +248,8 @@ class LocalTicket:
         guessed = self._desk.estimates.tokens(self._client, wish.model, wish.characters)
         prompt = wish.tokens + guessed
         request = Request(f"r{next(self._desk.ids)}", self._client, prompt, wish.most or None)
-        queue.arrive(request, self._expected_output(wish), wish.session)
+        expected = self._expected_output(wish)
+        queue.arrive(request, expected, session=wish.session, whole=not wish.stream)
         return _Place(queue, request, wish)
 
     def _expected_output(self, wish: Wish) -> int:

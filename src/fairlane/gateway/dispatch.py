@@ -38,6 +38,7 @@ class Dispatcher:
         self._loads: dict[str, AskLoad] = {}
         self._turns: dict[str, asyncio.Future[Lane]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._blind: set[str] = set()  # upstreams of which that was said
 
     def add(self, name: str, bounds: Bounds, weight: float, load: AskLoad) -> None:
         """From now on an upstream serves the pool, like this. load: asks how loaded it is."""
@@ -61,9 +62,11 @@ class Dispatcher:
             if not future.done():
                 future.set_exception(NotQueued(reason))
 
-    def arrive(self, request: Request, output: int, session: str | None = None) -> None:
+    def arrive(
+        self, request: Request, output: int, *, session: str | None = None, whole: bool = False
+    ) -> None:
         """A request begins to wait; see Pool.arrive. Raises NotQueued."""
-        reason = self.pool.arrive(request, output, session)
+        reason = self.pool.arrive(request, output, session=session, whole=whole)
         if reason is not None:
             raise NotQueued(reason)
         self._await(str(request.id))
@@ -133,6 +136,18 @@ class Dispatcher:
             self.pump()
             self.pool.tick()
             self.pump()
+            self._tell_blind()
+
+    def _tell_blind(self) -> None:
+        """Say once of which upstream nothing can be learned."""
+        for lane in self.pool.lanes.values():
+            if lane.window.blind and lane.name not in self._blind:
+                self._blind.add(lane.name)
+                log.warning(
+                    "upstream %s tells no load, and no answer is streamed: nobody can see how much "
+                    "it takes, so it gets %d requests at once; set its window",
+                    lane.name, lane.window.size,
+                )  # fmt: skip
 
     async def _scrape(self, name: str) -> None:
         """Ask for the load, as long as it is told; an upstream that never tells is asked seldom."""

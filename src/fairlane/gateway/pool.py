@@ -92,15 +92,18 @@ class Pool:
 
     # -- events ------------------------------------------------------------------------------
 
-    def arrive(self, request: Request, output: int, session: str | None = None) -> str | None:
+    def arrive(
+        self, request: Request, output: int, *, session: str | None = None, whole: bool = False
+    ) -> str | None:
         """A request begins to wait; answers why it may not, or None.
 
-        output: tokens that its answer is expected to have.
+        output: tokens that its answer is expected to have. session: what it shares with others that
+        had better go where it goes. whole: its tokens will be seen all at once.
         """
         reason = self.books.arrive(request)
         if reason is None:
             expected = request.prompt_tokens + output
-            self._live[str(request.id)] = Live(str(request.id), expected, session)
+            self._live[str(request.id)] = Live(str(request.id), expected, session, whole)
             self._waiting += 1
         return reason
 
@@ -120,7 +123,6 @@ class Pool:
     def expects(self, request_id: str, output: int) -> None:
         """A request whose tokens will not be seen as they come is charged for so many at once."""
         live = self._live[request_id]
-        live.whole = True
         if output > live.tokens:
             live.tokens = output
             self._news.add(request_id)
@@ -135,7 +137,7 @@ class Pool:
     def tokens(self, request_id: str, tokens: int) -> None:
         """An answer flows, and holds so many tokens so far."""
         live = self._live[request_id]
-        if live.first_at is None and live.lane is not None:
+        if live.first_at is None and live.lane is not None and not live.whole:
             live.first_at = self._clock()
             live.lane.window.first_token(live.first_at - live.sent_at)
         if tokens > live.tokens:
@@ -241,7 +243,7 @@ class Pool:
         self._waiting -= 1
         live.lane, live.sent_at, live.first_at = lane, now, None
         lane.work += live.expected
-        lane.window.sent(now)
+        lane.window.sent(now, stream=not live.whole)
 
     def _leave(self, live: Live) -> None:
         """The lane has done with a request."""
@@ -249,12 +251,14 @@ class Pool:
         if lane is None:
             return
         now = self._clock()
+        flowed = live.first_at is not None
         token_s = None
-        begun = live.sent_at if live.whole else live.first_at
-        if live.first_at is not None and begun is not None and live.tokens > 1:
-            token_s = (now - begun) / (live.tokens - 1)
+        if live.whole and live.tokens:
+            token_s = (now - live.sent_at) / live.tokens
+        elif live.first_at is not None and live.tokens > 1:
+            token_s = (now - live.first_at) / (live.tokens - 1)
         lane.work -= live.expected
-        lane.window.ended(now, flowed=live.first_at is not None, token_s=token_s)
+        lane.window.ended(now, flowed=flowed, token_s=token_s, stream=not live.whole)
 
     def _report(self) -> None:
         if self._news:

@@ -12,6 +12,12 @@ waiting, what ends in two steps: a slot that becomes free is taken in the next s
     W < T and somebody queues here  at once to what filled the engine before, R + T of then; from
                                     there + 1, and + 1/4 of it once W stays 0 (it has more room now)
 
+From outside, of answers that are not streamed nothing is seen; they are taken to run and wait as
+often as streams do, and the fewer streams there are, the longer it looks and the slower it moves.
+How long a prefill takes is the least time to a first token in half a minute; then what waits inside
+is let drain for a moment, and it is learned anew. Forgotten bit by bit it would grow by the queue
+that it is to tell from.
+
 Latency does not serve as a signal: an answer takes as long as its length says, and a larger batch
 is slower without a queue. A request that the engine turns away (429, 503) halves the window.
 
@@ -22,7 +28,8 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
-_FORGET_A_REQUEST = 1.0005  # how fast the least time to a first token is forgotten
+_RENEW_S = 30.0  # how often the time to a first token without a queue is found anew
+_LONGEST_DRAIN_S = 2.0
 _RATE_S = 5.0  # over how long rates are averaged
 _SETTLE_S = 0.25
 _STALE_S = 3.0  # what the engine told is older: look from outside
@@ -60,20 +67,47 @@ class Rate:
 
 
 class Base:
-    """The least median of 8 times to the first token: one without a queue. It may grow slowly."""
+    """The least median of 8 times to the first token: one without a queue.
 
-    def __init__(self) -> None:
+    most: what it can be: those that are seen may be of a queue after all.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
         self._recent: list[float] = []
         self.seconds: float | None = None
 
     def saw(self, seconds: float) -> None:
         """A request had its first token after so long."""
         self._recent = [*self._recent[-7:], seconds]
-        if self.seconds is not None:
-            self.seconds *= _FORGET_A_REQUEST
         if len(self._recent) == 8:
-            usual = median(self._recent)
+            usual = min(median(self._recent), self._most)
             self.seconds = usual if self.seconds is None else min(self.seconds, usual)
+
+
+class Seen:
+    """Parts of what is in flight that wait and that run, as streams show: averages over looks.
+
+    The fewer of all are streams, the more looks, up to twenty.
+    """
+
+    def __init__(self) -> None:
+        self._values: tuple[float, float] | None = None
+
+    def update(
+        self, waits: float, flowing: float, streams: int, in_flight: int
+    ) -> tuple[float, float]:
+        """One more look; the averages."""
+        latest = waits / streams, flowing / streams
+        if self._values is None:
+            self._values = latest
+        new = max(0.05, streams / in_flight)
+        before = self._values
+        self._values = (
+            before[0] + new * (latest[0] - before[0]),
+            before[1] + new * (latest[1] - before[1]),
+        )
+        return self._values
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +127,22 @@ class Bounds:
 class Window:
     """The window of one upstream; see the module.
 
-    in_flight: sent and not ended. flowing: of these, those that have a first token. running,
-    waiting: as the engine told last, None where it never did. grows: whether it is on its way up.
-    token_s: seconds that an answer takes for a token. bounds: may be set anew.
+    in_flight: sent and not ended. streams: of these, those whose first token will be seen; flowing:
+    those that have it. running, waiting: as the engine told last, None where it never did. grows:
+    whether it is on its way up. blind: nothing shows how loaded the engine is, and requests wait
+    here. token_s: seconds that an answer takes for a token. bounds: may be set anew.
     """
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.bounds = bounds or Bounds()
         self.size = float(self.bounds.start)
         self.in_flight = 0
+        self.streams = 0
         self.flowing = 0
+        self.blind = False
+        self._drain_until = 0.0
+        self._renew_at: float | None = None
+        self._seen = Seen()
         self.running: int | None = None
         self.waiting: int | None = None
         self._told_at = -math.inf
@@ -118,19 +158,24 @@ class Window:
 
     # -- what happens ------------------------------------------------------------------------
 
-    def sent(self, now: float) -> None:
-        """A request goes to the engine."""
+    def sent(self, now: float, *, stream: bool = True) -> None:
+        """A request goes to the engine; whether its first token will be seen."""
         self.in_flight += 1
-        self._sends.count(now)
+        if stream:
+            self.streams += 1
+            self._sends.count(now)
 
     def first_token(self, seconds: float) -> None:
-        """A request has its first token, so long after it was sent."""
+        """A stream has its first token, so long after it was sent."""
         self.flowing += 1
         self._base.saw(seconds)
 
-    def ended(self, now: float, *, flowed: bool, token_s: float | None = None) -> None:
-        """A request ended, however; whether it had a first token, and its seconds a token."""
+    def ended(
+        self, now: float, *, flowed: bool, token_s: float | None = None, stream: bool = True
+    ) -> None:
+        """A request ended, however; whether its first token was seen, and its seconds a token."""
         self.in_flight -= 1
+        self.streams -= stream
         self.flowing -= flowed
         self._ends.count(now)
         if token_s is not None:
@@ -151,7 +196,9 @@ class Window:
 
     def room(self, now: float) -> int:
         """How many more requests the engine may be sent."""
-        return 0 if now < self._closed_until else max(0, math.floor(self.size) - self.in_flight)
+        if now < max(self._closed_until, self._drain_until):
+            return 0
+        return max(0, math.floor(self.size) - self.in_flight)
 
     def ends_rate(self, now: float) -> float:
         """Requests a second that end."""
@@ -198,18 +245,42 @@ class Window:
             self._resize(self.size + 1)
 
     def _from_outside(self, queued: bool, now: float) -> None:
+        """What streams show stands for all: whole answers are as often waiting as they."""
         base, target = self._base.seconds, self._target(now)
+        self.blind = queued and not self.streams
+        if not self.streams or self._renews(now, target):
+            return
         prefilling = self._sends.at(now) * (base or 0.0)
-        waiting = self.in_flight - self.flowing - prefilling
+        waits = self.streams - self.flowing - prefilling
+        part, running = self._seen.update(waits, self.flowing, self.streams, self.in_flight)
+        waiting = part * self.in_flight
         if waiting > target and base is None:
             return  # how long a prefill takes is not known yet
         if waiting > 2 * target + 1:
-            self._resize(self.flowing + target + prefilling)
+            scale = self.in_flight / self.streams
+            self._resize(running * self.in_flight + target + prefilling * scale)
+            self._seen = Seen()
             self._settle(now)
         elif waiting > target:
             self._resize(self.size - 1)
         elif waiting < target and queued:
-            self._resize(self.size + (self.size / 8 if waiting < target / 2 else 0.5))
+            share = self.streams / self.in_flight  # the fewer show, the slower it grows
+            self._resize(self.size + share * (self.size / 8 if waiting < target / 2 else 0.5))
+
+    def _renews(self, now: float, target: int) -> bool:
+        """Now and then let what waits inside drain, and learn anew what a prefill takes."""
+        if self._renew_at is None:
+            self._renew_at = now + _RENEW_S
+        if now < self._renew_at:
+            return False
+        self._renew_at = now + _RENEW_S
+        if self._base.seconds is None:
+            return False
+        drain = 2 * target / max(self._ends.at(now), 1e-3)
+        self._drain_until = now + min(drain, _LONGEST_DRAIN_S)
+        self._base = Base(2 * self._base.seconds)
+        self._look_at = self._drain_until + _SETTLE_S
+        return True
 
     def _settle(self, now: float) -> None:
         self._look_at = now + 2 * (self._base.seconds or 0.0) + _SETTLE_S
