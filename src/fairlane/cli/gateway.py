@@ -53,13 +53,14 @@ def gateway(
     """Serve OpenAI and Anthropic clients fairly, with any engine behind.
 
     Requests wait here, in a fair order, until an engine has room: how much it takes at once is
-    learned from its own numbers, or from outside. Everything is checked before it listens. SIGTERM
-    or Ctrl-C serves who is here to the end, and ends with status 0 or 130.
+    learned from its own numbers, or from outside. Everything is checked before it listens; changed
+    tenants and [upstreams] are taken up while it runs. SIGTERM or Ctrl-C serves who is here to the
+    end, and ends with status 0 or 130.
 
     \b
     fairlane gateway --upstream http://127.0.0.1:8001
     fairlane gateway --upstream http://10.0.0.1:8001 --upstream http://10.0.0.2:8001 --port 80
-    fairlane gateway --config fairlane.toml --host 0.0.0.0
+    fairlane gateway --config fairlane.toml --host 0.0.0.0 --workers 4
     fairlane gateway --simulated --speed 10 --max-num-seqs 16
     """
     from fairlane.gateway.config import GatewayConfig
