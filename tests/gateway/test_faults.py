@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fairlane.gateway import dispatch, serving
+from fairlane.gateway import dispatch, relay
 from tests.gateway.raw import EVENTS, HEAD, LAST, STREAM, Line, RawUpstream, good, part, whole
 from tests.gateway.site import Site, command, data_of, gateway, port_of, until
 from tests.processes import PATIENCE_S, memory
@@ -259,7 +259,7 @@ async def endless(line: Line) -> None:
 def test_who_reads_nothing_for_long_does_not_keep_others_from_a_fixed_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving, "_STALLED_S", 0.2)
+    monkeypatch.setattr(relay, "_STALLED_S", 0.2)
     with (
         RawUpstream(endless, endless, good) as upstream,
         gateway(upstream.url, window=2) as site,

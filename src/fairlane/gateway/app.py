@@ -5,7 +5,7 @@
 3. its prompt is estimated, by what this client's prompts of this model had (estimate.py);
 4. it waits in its model's queue, in the policy's order (desk.py, dispatch.py, pool.py);
 5. when a window has room it goes to the upstream with the least work (window.py, upstream.py);
-6. its answer passes, is counted, and is charged as it flows (serving.py, counting.py);
+6. its answer passes, is counted, and is charged as it flows (relay.py, counting.py);
 7. at its end, however it ends, what it was charged is settled by what the engine says of usage;
 8. its tokens count against its client's limits, and the next one gets its turn.
 """
@@ -29,7 +29,7 @@ from fairlane.door.answers import (
 from fairlane.door.door import Door
 from fairlane.gateway.body import BodyError, Route, read_body
 from fairlane.gateway.desk import AnyDesk, Served, Ticket, Wish
-from fairlane.gateway.serving import Call, Serving
+from fairlane.gateway.relay import Call, Relay
 from fairlane.gateway.sessions import Sticky
 from fairlane.gateway.upstream import headers_for_upstream
 
@@ -50,7 +50,7 @@ class Gateway:
         self,
         door: Door,
         desk: AnyDesk,
-        serving: Serving,
+        relay: Relay,
         routes: Mapping[str, Route],
         *,
         most_body: int,
@@ -60,7 +60,7 @@ class Gateway:
     ) -> None:
         self._door = door
         self._desk = desk
-        self._serving = serving
+        self._relay = relay
         self._routes = routes
         self._most_body = most_body
         self._sticky = sticky
@@ -120,7 +120,7 @@ class Gateway:
                 served = Served()
                 try:
                     call = await self._call(scope, receive, caller, ticket, route, served)
-                    await self._serving.serve(call, receive, send)
+                    await self._relay.serve(call, receive, send)
                 finally:
                     ticket.end(served)
         except Refused as refused:

@@ -40,7 +40,7 @@ from fairlane.door.config import Configuration, Scheduling, read_table
 from fairlane.gateway.app import RESERVED
 from fairlane.gateway.body import ROUTES, Dialect, Price, Route
 from fairlane.gateway.fleet import UpstreamPlan
-from fairlane.gateway.serving import Patience
+from fairlane.gateway.relay import Patience
 from fairlane.gateway.sessions import Rule, Sticky
 from fairlane.gateway.upstream import Address
 from fairlane.gateway.window import Bounds

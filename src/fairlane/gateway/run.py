@@ -16,8 +16,8 @@ from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.desk import AnyDesk, Desk
 from fairlane.gateway.fleet import Fleet
+from fairlane.gateway.relay import Relay
 from fairlane.gateway.reload import Reload
-from fairlane.gateway.serving import Serving
 from fairlane.gateway.status import pools_of
 from fairlane.gateway.upstream import Upstream
 from fairlane.http_server import HttpServer
@@ -92,7 +92,7 @@ def application(
     """What serves HTTP; the desk may be in another process."""
     section = config.gateway
     return Gateway(
-        door, desk, Serving(upstreams, section.patience), config.routes,
+        door, desk, Relay(upstreams, section.patience), config.routes,
         most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=closes,
     )  # fmt: skip
 

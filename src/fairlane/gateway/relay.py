@@ -68,8 +68,8 @@ class Call:
     head_sent: bool = False
 
 
-class Serving:
-    """Serves calls. upstreams: by name; may change while it runs."""
+class Relay:
+    """Takes calls to upstreams and answers back. upstreams: by name; may change while it runs."""
 
     def __init__(self, upstreams: Mapping[str, Upstream], patience: Patience) -> None:
         self._upstreams = upstreams
