@@ -72,7 +72,7 @@ $(CREATED):
 	@touch $@
 
 $(RUNTIME): pyproject.toml constraints.txt | $(CREATED)
-	$(PIP) install --quiet --editable '.[gateway]'
+	$(PIP) install --quiet --editable '.[bench,gateway]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(CREATED)
