@@ -113,6 +113,7 @@ def fairlane(
     tenants: int = 16,
     scheduler: str = "vtc",
     window: int | None = None,
+    workers: int = 1,
 ) -> Iterator[Gateway]:
     """`fairlane gateway`, the first key its operator's; window: learned where it is None."""
     keys = keys_of(tenants)
@@ -126,7 +127,8 @@ def fairlane(
     text = _FAIRLANE.format(engine=engine, scheduler=scheduler, window=fixed)
     (folder / "fairlane.toml").write_text(text)
     command = (sys.executable, "-m", "fairlane", "gateway", "--config", f"{folder}/fairlane.toml")
-    with _started("fairlane", (*command, "--port"), keys, folder) as gateway:
+    many = ("--workers", str(workers))
+    with _started("fairlane", (*command, *many, "--port"), keys, folder) as gateway:
         yield gateway
 
 
