@@ -4,6 +4,7 @@ Told to stop, it drains: who comes is answered 503, who is here is served to the
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,7 @@ from fairlane.http_server import HttpServer
 
 log = logging.getLogger("fairlane.gateway")
 _LOOK_S = 1.0
+_GARBAGE = 10_000  # objects more than before, until the collector looks
 KEEP_ALIVE_S = 75  # of a connection on which nothing comes
 
 
@@ -79,6 +81,15 @@ class Running:
         while True:
             await asyncio.sleep(_LOOK_S)
             await reload.look(self.fleet)
+
+
+def collect_seldom() -> None:
+    """Look for garbage seldom, and not at what is here now.
+
+    Requests leave hardly any cycles behind, and looking for them took a tenth of the time.
+    """
+    gc.freeze()
+    gc.set_threshold(_GARBAGE, 20, 20)
 
 
 def application(

@@ -5,7 +5,6 @@ decides, and they pass bytes.
 """
 
 import asyncio
-import gc
 import logging
 import signal
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from fairlane.addresses import listen, url_of
 from fairlane.gateway.config import GatewayConfig
-from fairlane.gateway.run import DrainingServer, Running
+from fairlane.gateway.run import DrainingServer, Running, collect_seldom
 from fairlane.gateway.workers import Workers
 
 try:
@@ -22,7 +21,6 @@ except ImportError:  # where there is none
     new_event_loop = asyncio.new_event_loop  # type: ignore[assignment]
 
 log = logging.getLogger("fairlane.gateway")
-_GARBAGE = 10_000  # objects more than before, until the collector looks
 
 
 def serve(
@@ -37,14 +35,12 @@ def serve(
     listening = listen(host, port)
 
     def ready() -> None:
-        gc.freeze()  # what is here now stays: the collector need not look at it
+        collect_seldom()
         for model, upstreams in found.items():
             log.warning("model %s: %s", model, ", ".join(upstreams))
         log.warning("ready at %s", url_of(listening))
 
     _take_many_connections()
-    # Requests leave hardly any cycles behind, and looking for them took a tenth of the time.
-    gc.set_threshold(_GARBAGE, 20, 20)
     running = Running(config, file)
     if workers > 1:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

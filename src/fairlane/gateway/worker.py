@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fairlane.door.door import Door
 from fairlane.gateway.config import GatewayConfig
-from fairlane.gateway.run import KEEP_ALIVE_S, application
+from fairlane.gateway.run import KEEP_ALIVE_S, application, collect_seldom
 from fairlane.gateway.upstream import Address, Upstream
 from fairlane.gateway.wire import Message, RemoteDesk, first
 from fairlane.http_server import HttpServer
@@ -59,6 +59,7 @@ class Worker:
         self._desk.channel.close()
 
     def _ready(self) -> None:
+        collect_seldom()
         self._desk.channel.send("ready")
 
     def _told(self, message: Message) -> None:
