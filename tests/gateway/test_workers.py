@@ -96,6 +96,7 @@ def test_one_that_is_killed_takes_its_requests_alone(life: ExitStack, tmp_path: 
     answers = [stream.getresponse() for stream in streams]
     for answer in answers:
         assert answer.read(500)
+    until(lambda: office.clients()["a"]["output_tokens"] > 100)  # told some times a second
     before = office.workers()
     for worker in before[:2]:
         os.kill(worker, signal.SIGKILL)
@@ -114,7 +115,7 @@ def test_one_that_is_killed_takes_its_requests_alone(life: ExitStack, tmp_path: 
     until(lambda: not upstream._running)
     a, b = (office.clients()[name] for name in "ab")
     assert (a["aborted"], a["finished"], b["finished"]) == (4, 1, 1)
-    assert 3 < a["output_tokens"] <= sum(upstream.delivered.values())  # what came is charged
+    assert 100 < a["output_tokens"] <= sum(upstream.delivered.values())  # what came is charged
 
 
 def test_told_to_stop_they_serve_who_is_here(life: ExitStack, tmp_path: Path) -> None:
