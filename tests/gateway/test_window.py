@@ -37,6 +37,26 @@ def test_where_nothing_can_be_seen_it_stays_and_says_so() -> None:
     assert not told.blind
 
 
+def test_a_moment_without_streams_is_no_blindness() -> None:
+    """Such as before an engine was asked for the first time."""
+    window = Window()
+    for tick in range(100):
+        window.adjust(queued=True, now=tick * 0.02)
+    assert not window.blind
+
+
+def test_a_fixed_window_is_never_drained_to_learn() -> None:
+    window, now = Window(Bounds.fixed(4)), 0.0
+    for _ in range(1000):
+        for _ in range(window.room(now)):
+            window.sent(now)
+        assert window.in_flight == 4
+        now += 0.1
+        window.first_token(0.1)
+        window.adjust(queued=True, now=now)
+        window.ended(now, flowed=True, token_s=0.01)
+
+
 @pytest.mark.parametrize("size", [48, 256])
 def test_a_fixed_window_of_another_size_idles_or_lets_requests_wait(size: int) -> None:
     """The control: what is asserted above is no property of any window."""

@@ -34,6 +34,7 @@ _RATE_S = 5.0  # over how long rates are averaged
 _SETTLE_S = 0.25
 _STALE_S = 3.0  # what the engine told is older: look from outside
 _LOOK_S = 0.25  # from outside
+_DARK = 20  # looks in a row that see nothing, until that is no chance
 _TWICE = 2  # a queue that is empty for a moment is so by chance
 _TOKEN_S = 0.05  # a token's time before any is known
 
@@ -129,8 +130,8 @@ class Window:
 
     in_flight: sent and not ended. streams: of these, those whose first token will be seen; flowing:
     those that have it. running, waiting: as the engine told last, None where it never did. grows:
-    whether it is on its way up. blind: nothing shows how loaded the engine is, and requests wait
-    here. token_s: seconds that an answer takes for a token. bounds: may be set anew.
+    whether it is on its way up. token_s: seconds that an answer takes for a token. bounds: may be
+    set anew.
     """
 
     def __init__(self, bounds: Bounds | None = None) -> None:
@@ -139,7 +140,7 @@ class Window:
         self.in_flight = 0
         self.streams = 0
         self.flowing = 0
-        self.blind = False
+        self._dark = 0  # looks in a row that saw nothing
         self._drain_until = 0.0
         self._renew_at: float | None = None
         self._seen = Seen()
@@ -184,7 +185,7 @@ class Window:
     def told(self, running: int, waiting: int, now: float) -> None:
         """The engine says how many run and wait, those of others included."""
         self.running, self.waiting, self._told_at = running, waiting, now
-        self._news = True
+        self._news, self._dark = True, 0
 
     def turned_away(self, retry_after_s: float, now: float) -> None:
         """The engine answered 429 or 503: it gets nothing until then, and less."""
@@ -200,6 +201,11 @@ class Window:
             return 0
         return max(0, math.floor(self.size) - self.in_flight)
 
+    @property
+    def blind(self) -> bool:
+        """Whether nothing shows how loaded the engine is, though requests wait here."""
+        return self._dark > _DARK
+
     def ends_rate(self, now: float) -> float:
         """Requests a second that end."""
         return self._ends.at(now)
@@ -210,7 +216,7 @@ class Window:
         queued: whether anybody waits here.
         """
         self._resize(self.size)
-        if now < self._look_at:
+        if now < self._look_at or self.bounds.least == self.bounds.greatest:
             return
         if now - self._told_at <= _STALE_S:
             if self._news and self.running is not None and self.waiting is not None:
@@ -247,7 +253,7 @@ class Window:
     def _from_outside(self, queued: bool, now: float) -> None:
         """What streams show stands for all: whole answers are as often waiting as they."""
         base, target = self._base.seconds, self._target(now)
-        self.blind = queued and not self.streams
+        self._dark = self._dark + 1 if queued and not self.streams else 0
         if not self.streams or self._renews(now, target):
             return
         prefilling = self._sends.at(now) * (base or 0.0)
