@@ -52,12 +52,14 @@ class Scripted:
         self.url = ""
         self.unwell = 0  # for so many times that it is asked how it is
         self.asked = 0  # how it is
+        self.listed = 0  # what it serves
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return
         if scope["method"] == "GET":
             status = 200 if scope["path"] == "/v1/models" else 404
+            self.listed += status == 200
             if scope["path"] == "/health":
                 status = 500 if self.unwell > 0 else 200
                 self.unwell -= 1

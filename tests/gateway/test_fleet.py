@@ -1,15 +1,19 @@
 """Whether upstreams live: one that ceases to answer gets nothing until it answers again."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from fairlane.gateway import fleet
+from fairlane.gateway.config import GatewayConfig
+from fairlane.gateway.run import Running
 from tests.gateway.scripted import Reply, scripted
-from tests.gateway.site import gateway, until
+from tests.gateway.site import gateway, serving, until
 
 CHAT = "/v1/chat/completions"
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "a"}]}
@@ -49,6 +53,16 @@ def test_two_bad_answers_are_no_illness(life: ExitStack) -> None:
     upstream.unwell = fleet._MISSES - 1
     until(lambda: upstream.asked > asked + 2 * fleet._MISSES)
     assert lane.accepts
+
+
+def test_what_was_checked_before_it_listens_is_not_asked_again(life: ExitStack) -> None:
+    upstream = life.enter_context(scripted({CHAT: Reply(TOLD)}))
+    config = GatewayConfig.parse({"upstreams": {"u0": {"url": upstream.url}}}, Path())
+    running = Running(config)
+    assert asyncio.run(running.check()) == {"tiny": ["u0"]}
+    site = life.enter_context(serving(running))
+    assert site.request("POST", CHAT, ASKED)[0] == 200
+    assert upstream.listed == 1
 
 
 def test_an_upstream_of_which_nothing_can_be_learned_is_named(

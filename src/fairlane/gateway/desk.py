@@ -241,7 +241,7 @@ class LocalTicket:
         if not self._counted:
             self._count(place.request.prompt_tokens)
         if not wish.stream:  # its tokens will not be seen before they are all there
-            queue.pool.expects(place.id, self._expected_output(wish))
+            queue.pool.tokens(place.id, self._expected_output(wish))
         return place.lane.name
 
     def _queued(self, queue: Dispatcher, wish: Wish) -> _Place:

@@ -64,12 +64,26 @@ class Fleet:
         self.upstreams: dict[str, Upstream] = {}
         self._plans: dict[str, UpstreamPlan] = {}
         self._serves: dict[str, Sequence[str]] = {}  # the models of each upstream
+        self._told: dict[str, Sequence[str]] = {}  # what `ask` heard, for the change that follows
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     @property
     def addresses(self) -> dict[str, Address]:
         """Of each upstream."""
         return {name: plan.address for name, plan in self._plans.items()}
+
+    async def ask(self, plans: Iterable[UpstreamPlan]) -> dict[str, list[str]]:
+        """The names of the upstreams of each model, before any is taken up; `change` asks no more.
+
+        Raises FairlaneError where one cannot be asked.
+        """
+        for plan in plans:
+            upstream = _upstream(plan)
+            try:
+                self._told[plan.name] = await _models(plan, upstream)
+            finally:
+                await upstream.close()
+        return _by_model(self._told)
 
     async def change(self, plans: Iterable[UpstreamPlan]) -> None:
         """From now on these are the upstreams.
@@ -80,16 +94,18 @@ class Fleet:
         wanted = {plan.name: plan for plan in plans}
         fresh = {name: plan for name, plan in wanted.items() if self._is_new(plan)}
         opened: dict[str, Upstream] = {}
+        serves, self._told = self._told, {}
         try:
             for name, plan in fresh.items():
-                opened[name] = Upstream(plan.address)
-            asked = [plan for plan in wanted.values() if self._asks(plan)]
+                opened[name] = _upstream(plan)
             known = {**self.upstreams, **opened}
-            serves = {plan.name: await _models(plan, known[plan.name]) for plan in asked}
-        except (FairlaneError, OSError) as error:
+            for plan in wanted.values():
+                if plan.name not in serves and self._asks(plan):
+                    serves[plan.name] = await _models(plan, known[plan.name])
+        except FairlaneError:
             for upstream in opened.values():
                 await upstream.close()
-            raise error if isinstance(error, FairlaneError) else FairlaneError(str(error)) from None
+            raise
         old = [self.upstreams[name] for name in self._plans if name in fresh or name not in wanted]
         for name in self._plans.keys() - (wanted.keys() - fresh.keys()):
             self._forget(name)
@@ -117,14 +133,6 @@ class Fleet:
         """Each queue once."""
         return list(dict.fromkeys(self.models.values()))
 
-    def served_by(self) -> dict[str, list[str]]:
-        """The names of the upstreams of each model."""
-        found: dict[str, list[str]] = {}
-        for name in self._plans:
-            for model in self._serves[name]:
-                found.setdefault(model, []).append(name)
-        return found
-
     # -- inside ------------------------------------------------------------------------------
 
     def _is_new(self, plan: UpstreamPlan) -> bool:
@@ -146,7 +154,7 @@ class Fleet:
     def _share_out(self) -> None:
         """Give each model its queue, and each queue its upstreams; queues that are there stay."""
         groups: dict[tuple[str, ...], list[str]] = {}
-        for model, names in self.served_by().items():
+        for model, names in _by_model(self._serves).items():
             groups.setdefault(tuple(sorted(names)), []).append(model)
         before, after = dict(self.models), dict[str, Dispatcher]()
         for group, models in groups.items():
@@ -192,6 +200,23 @@ class Fleet:
 
     def _lanes(self, name: str) -> list[tuple[Dispatcher, Lane]]:
         return [(d, d.pool.lanes[name]) for d in self.dispatchers if name in d.pool.lanes]
+
+
+def _upstream(plan: UpstreamPlan) -> Upstream:
+    """A client of it. Raises FairlaneError where its certificates cannot be read."""
+    try:
+        return Upstream(plan.address)
+    except OSError as error:
+        raise FairlaneError(f"upstream {plan.name}: {error}") from error
+
+
+def _by_model(serves: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """The names of the upstreams of each model, from the models of each upstream."""
+    found: dict[str, list[str]] = {}
+    for name, models in serves.items():
+        for model in models:
+            found.setdefault(model, []).append(name)
+    return found
 
 
 async def _models(plan: UpstreamPlan, upstream: Upstream) -> Sequence[str]:

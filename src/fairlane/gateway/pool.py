@@ -120,13 +120,6 @@ class Pool:
             found.append(Turn(chosen[0].id, chosen[1]))
         return found
 
-    def expects(self, request_id: str, output: int) -> None:
-        """A request whose tokens will not be seen as they come is charged for so many at once."""
-        live = self._live[request_id]
-        if output > live.tokens:
-            live.tokens = output
-            self._news.add(request_id)
-
     def likely(self, request_id: str) -> int:
         """Output tokens that an engine is likely to have made of a request, uncounted."""
         live = self._live[request_id]
@@ -135,7 +128,7 @@ class Pool:
         return round((self._clock() - live.sent_at) / live.lane.window.token_s)
 
     def tokens(self, request_id: str, tokens: int) -> None:
-        """An answer flows, and holds so many tokens so far."""
+        """An answer holds so many tokens so far; one that comes whole is expected to."""
         live = self._live[request_id]
         if live.first_at is None and live.lane is not None and not live.whole:
             live.first_at = self._clock()

@@ -50,11 +50,7 @@ class Running:
 
     async def check(self) -> dict[str, list[str]]:
         """The names of the upstreams of each model. Raises FairlaneError where one has none."""
-        try:
-            await self.fleet.change(self.config.upstreams)
-            return self.fleet.served_by()
-        finally:
-            await self.close()
+        return await self.fleet.ask(self.config.upstreams)
 
     async def open(self) -> None:
         """Begin, in the loop that it is to run in. Raises FairlaneError."""

@@ -31,7 +31,8 @@ def serve(
     workers: processes that pass bytes; one does it in the process that decides.
     Raises FairlaneError for what cannot be, before it listens.
     """
-    found = asyncio.run(Running(config).check())
+    running = Running(config, file)
+    found = asyncio.run(running.check())
     listening = listen(host, port)
 
     def ready() -> None:
@@ -41,7 +42,6 @@ def serve(
         log.warning("ready at %s", url_of(listening))
 
     _take_many_connections()
-    running = Running(config, file)
     if workers > 1:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(Workers(running, listening, workers).serve(ready))
