@@ -77,11 +77,11 @@ class Gateway:
 
     def cpu_s(self) -> float:
         """User and system time of it and its children, in seconds."""
-        ticks = 0
-        for pid in _family(self.pid):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(_cpu_s(pid) for pid in _family(self.pid))
+
+    def own_cpu_s(self) -> float:
+        """The same without its children."""
+        return 0.0 if self.pid is None else _cpu_s(self.pid)
 
     def memory_mb(self) -> float:
         """What it and its children take, shared pages shared out, in MB (of 2^20 bytes)."""
@@ -90,6 +90,11 @@ class Gateway:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             found += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return found / 1024
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _family(pid: int | None) -> Iterator[int]:

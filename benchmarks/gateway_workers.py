@@ -3,13 +3,12 @@
 One process decides and N pass bytes, before an engine that makes bytes and no tokens; a client in
 this process asks over 64 connections for each worker, as fast as it is answered, and then has 500
 streams of 20 tokens a second flow for each. CPU is user and system time, of all processes and of
-the one that decides alone. Engine and client take a core each, so it needs N + 3 cores; with fewer
-the rows say little.
+the one that decides alone, whose part of a chunk is with the opening of the streams. Engine and
+client take a core each, so it needs N + 3 cores; with fewer the rows say little.
 
 `python -m benchmarks.gateway_workers`; `--workers 1,2,4`, `--seconds`.
 """
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,22 +36,16 @@ COLUMNS = (
 )
 
 
-def own_cpu_s(gateway: Gateway) -> float:
-    """Of the process that was started, without its children."""
-    fields = Path(f"/proc/{gateway.pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def measured(gateway: Gateway, workers: int, seconds: float) -> Mapping[str, float]:
     """One row."""
     await closed_loop(gateway, workers * CONNECTIONS, seconds)  # the window grows
-    before = own_cpu_s(gateway)
+    before = gateway.own_cpu_s()
     asked = await closed_loop(gateway, workers * CONNECTIONS, seconds)
-    decides_request = (own_cpu_s(gateway) - before) / (asked["requests_s"] * seconds)
+    decides_request = (gateway.own_cpu_s() - before) / (asked["requests_s"] * seconds)
     await calm(gateway)
-    before = own_cpu_s(gateway)
+    before = gateway.own_cpu_s()
     flowed = await streams(gateway, workers * STREAMS, seconds)
-    decides_chunk = (own_cpu_s(gateway) - before) / (flowed["chunks_s"] * seconds)
+    decides_chunk = (gateway.own_cpu_s() - before) / (flowed["chunks_s"] * seconds)
     return {
         **asked, **flowed, "failed": asked["failed"] + flowed["failed"],
         "wanted_s": workers * STREAMS * RATE, "mb": gateway.memory_mb(),

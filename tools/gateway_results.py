@@ -18,7 +18,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from tools.page import arguments, fill, table
+from tools.page import arguments, show, table
 
 from fairlane import metrics
 from fairlane.experiments.drawings import Curve, Drawing, Panel
@@ -276,10 +276,7 @@ def main() -> None:
     sums = read_rows(output / "sums.jsonl")
     parts = [throughput_table(runs), suites_table(sums, runs), waiting_table(polls)]
     tables = "\n\n".join(parts)
-    print(tables)
-    if given.page:
-        page = given.page.read_text(encoding="utf-8")
-        given.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
+    show(tables, given.page, MARK)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from tools.page import arguments, fill, table
+from tools.page import arguments, show, table
 from tools.server_modes import relative_rates
 
 from fairlane import metrics
@@ -529,10 +529,7 @@ def main() -> None:
     parts = [suites_table(ordered), spread_table(ordered), pairs_table(ordered)]
     parts.append(cost_table(costs) if costs else "")
     tables = "\n\n".join(part for part in parts if part)
-    print(tables)
-    if given.page:
-        page = given.page.read_text(encoding="utf-8")
-        given.page.write_text(fill(page, MARK, f"\n{tables}\n"), encoding="utf-8")
+    show(tables, given.page, MARK)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ def arguments(description: str | None, output: str) -> argparse.Namespace:
     return found
 
 
+def show(tables: str, page: Path | None, name: str) -> None:
+    """Print tables, and fill them into a page as the part of that name."""
+    print(tables)
+    if page is not None:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(fill(text, name, f"\n{tables}\n"), encoding="utf-8")
+
+
 def fill(page: str, name: str, text: str) -> str:
     """The page with `text` as the part of that name. Raises SystemExit where it has none."""
     block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from fairlane.door.tenants import Role
 from tests.door.hosts import HOSTS, Host
 from tests.door.town import Town
 
@@ -17,12 +16,7 @@ Start = Callable[..., AbstractContextManager[Host]]
 @pytest.fixture
 def town(tmp_path: Path) -> Town:
     """Two clients, a gateway and an operator."""
-    town = Town(tmp_path)
-    for name in ("alice", "bob"):
-        town.add(name)
-    town.add("gate", role=Role.GATEWAY)
-    town.add("root", role=Role.OPERATOR)
-    return town
+    return Town.with_all(tmp_path)
 
 
 @pytest.fixture(params=HOSTS)

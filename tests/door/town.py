@@ -33,6 +33,16 @@ class Town:
         change_tenants(self.file, lambda tenants: tenants.with_tenant(tenant))
         return key
 
+    @classmethod
+    def with_all(cls, folder: Path) -> "Town":
+        """With two clients, a gateway and an operator: alice, bob, gate, root."""
+        town = cls(folder)
+        for name in ("alice", "bob"):
+            town.add(name)
+        town.add("gate", role=Role.GATEWAY)
+        town.add("root", role=Role.OPERATOR)
+        return town
+
     def document(self, **tables: Any) -> dict[str, Any]:
         """A configuration with these tables, as its file has it."""
         return {"tenants": self.file.name, "scheduler": {"groups": True}, **tables}

@@ -8,7 +8,7 @@
     ca = "ca.pem"                   # certificates to trust, for https; beside this file
     verify = true                   # look at its certificate
     silence_s = 600.0               # how long it may say nothing to a request
-    client_header = "x-fairlane-client"     # in which it is told whose request it is; no one
+    client_header = "x-fairlane-client"     # in which it is told whose request it is, if at all
     window = 64                     # requests that it gets at once; learned where it is left out,
     least_window = 1                # between these
     greatest_window = 1024
@@ -24,6 +24,7 @@
     [routes]                        # what has no tokens counts so many input tokens, and a second
     "/v1/images/generations" = { request = 1000 }       # of audio so many where the engine says how
     "/v1/audio/transcriptions" = { second = 50 }        # many; other routes may be added
+
 Every mistake is one line that names file, section and key.
 """
 

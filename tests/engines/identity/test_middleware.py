@@ -14,7 +14,7 @@ import pytest
 
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.door.config import Configuration
-from fairlane.door.tenants import Role, new_key
+from fairlane.door.tenants import new_key
 from tests.engines.identity.site import CLIENT_KEY, Engine, Server, Town, running
 from tests.processes import PATIENCE_S
 from tests.talking import bearer, until
@@ -22,12 +22,7 @@ from tests.talking import bearer, until
 
 @pytest.fixture
 def town(tmp_path: Path) -> Town:
-    town = Town(tmp_path)
-    for name in ("alice", "bob"):
-        town.add(name)
-    town.add("gate", role=Role.GATEWAY)
-    town.add("root", role=Role.OPERATOR)
-    return town
+    return Town.with_all(tmp_path)
 
 
 FORGED = {CLIENT_KEY: "bob"}
