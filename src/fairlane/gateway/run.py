@@ -70,6 +70,10 @@ class Running:
         """How many requests wait or run."""
         return sum(pool.waiting + pool.running for _, pool in pools_of(self.fleet.models))
 
+    def say_draining(self) -> None:
+        """Say what a signal to stop waits for."""
+        log.warning("draining: %d requests are under way; a second signal ends at once", self.live)
+
     def _weights(self) -> Mapping[str, float]:
         return {**self.config.weights, **self.door.tenants.weights()}
 
@@ -127,8 +131,7 @@ class DrainingServer(HttpServer):
             return
         self.ended_by = signal.Signals(number)
         self.app.drain()
-        live = self._running.live
-        log.warning("draining: %d requests are under way; a second signal ends at once", live)
+        self._running.say_draining()
 
     async def on_tick(self, counter: int) -> bool:
         """Uvicorn asks ten times a second whether it should stop."""

@@ -93,7 +93,8 @@ class Workers:
             asyncio.ensure_future(worker.process.wait()),
         )
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        for task in (ready, ended):
+            task.cancel()
         if not worker.ready.is_set():
             raise FairlaneError("a worker did not start; what it said is above")
 
@@ -124,8 +125,7 @@ class Workers:
                 worker.process.kill()
             return
         self.ended_by = number
-        live = self._running.live
-        log.warning("draining: %d requests are under way; a second signal ends at once", live)
+        self._running.say_draining()
         self._stop.set()
 
     async def _drain(self) -> None:
