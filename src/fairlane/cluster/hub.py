@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 GRAIN = 2.0**-20  # of service: prices are multiples of it
 MOST_CLIENTS = 200_000  # whose sums a hub keeps
-MOST_GRAINS = 2**63  # a sum stays below it, in size; one that would not begins a new era
+MOST_GRAINS = 2**63  # sums are of 64 bits; one that would not be begins a new era
 ALIVE_S = 15.0  # who was heard of so lately counts as a member
 DAY_S = 86_400.0  # an origin that was silent for so long is forgotten
 

@@ -96,10 +96,11 @@ class HubState:
         """Add to the sums; whether they have room for it."""
         for client, grains in charges.items():
             cell = self._cells.get(client)
-            if abs(grains + (0 if cell is None else cell.grains)) >= MOST_GRAINS:
+            total = grains + (0 if cell is None else cell.grains)
+            if not -MOST_GRAINS <= total < MOST_GRAINS:
                 return False
         self._version += bool(charges)
-        for client, grains in charges.items():
+        for client, grains in sorted(charges.items()):  # of one push the first names go first
             cell = self._cells.setdefault(client, _Cell(self._version, 0, 0))
             cell.grains += grains
             cell.changed = self._version
