@@ -44,6 +44,11 @@ class Member:
         self._pending: dict[str, int] = {}  # grains by client, for the next push
         self._known: dict[str, _Known] = {}  # the longest unchanged first
 
+    @property
+    def owes(self) -> bool:
+        """Whether anything that was charged here may not be at the hub yet."""
+        return bool(self._pending) or (self._sent is not None and bool(self._sent.charges))
+
     def begin(self, charges: Mapping[str, float]) -> Push:
         """The push to send now: the last one while it has no answer, and `charges` wait then."""
         for client, service in charges.items():
