@@ -66,7 +66,8 @@ class Cluster:
     def connect(self, part: str = "") -> Hub | None:
         """The hub, which connects when it is first used; None where there is none.
 
-        part: of the pool, which shares by itself, such as one of several models. Raises FairlaneError where it cannot be: there is no password, file or client of Redis.
+        part: of the pool, which shares by itself, such as one of several models. Raises
+        FairlaneError where it cannot be: there is no password, file or client of Redis.
         """
         if self.hub is None:
             return None
