@@ -12,9 +12,9 @@
     [weights]
     alice = 2.0
 
-What access.py describes (tenants, identity, limits, metrics) and cluster/config.py (with whom charges
-are shared) is in the same file, and what a host adds. Every mistake is one line that names file,
-section and key.
+What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
+whom charges are shared (cluster/config.py) and what a host adds. Every mistake is one line that
+names file, section and key.
 """
 
 import os
@@ -168,8 +168,8 @@ class Configuration:
             )
         if self.cluster != Cluster() and not self.scheduler.policy().can_share:
             raise FairlaneError(
-                f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or remove "
-                "the table"
+                f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "
+                "remove the table"
             )
         if self.cluster.shared_limits and not self.SHARES_LIMITS:
             raise FairlaneError(
