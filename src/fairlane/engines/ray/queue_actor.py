@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from fairlane.cluster.ray import NAMESPACE
 from fairlane.core.audit import Auditor
 from fairlane.core.errors import FairlaneError
 from fairlane.core.types import Outcome
@@ -21,7 +22,6 @@ from fairlane.door.books import Books
 from fairlane.door.config import Configuration
 from fairlane.engines.ray.shared_queue import Call, SharedQueue
 
-NAMESPACE = "fairlane"
 LOST = ""  # in place of a replica: ask again
 # Calls of `enter` of one router at once. All of all routers must be fewer than the actor takes, or
 # no word that a call has ended would reach it. (Groups of calls do not help: Ray gives each group
