@@ -64,3 +64,15 @@ async def queue_state(deployment: str, app: str = "default") -> dict[str, Any]:
     from fairlane.engines.ray.reports import state
 
     return await state(deployment, app)
+
+
+def build_fair_openai_app(arguments: Mapping[str, Any]) -> Any:
+    """An application of Ray Serve LLM whose clients are served fairly.
+
+    arguments: as ray.serve.llm.build_openai_app takes them, and "fairlane", the name of a
+    configuration's file (docs/vllm.md), which must be there under that name on every machine.
+    Raises FairlaneError for what cannot go together.
+    """
+    from fairlane.engines.ray.llm import build_app
+
+    return build_app(arguments)
