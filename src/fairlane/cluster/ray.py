@@ -17,7 +17,9 @@ try:
     import ray
     from ray.exceptions import RayError
 except ImportError as error:
-    raise FairlaneError("a hub in Ray needs Ray, which is not installed: pip install ray") from error
+    raise FairlaneError(
+        "a hub in Ray needs Ray, which is not installed: pip install ray"
+    ) from error
 
 NAMESPACE = "fairlane"  # Ray's, in which all of Fairlane's actors have their names
 _TIMEOUT_S = 5.0

@@ -5,12 +5,11 @@ finds out whose each is, takes the credentials off it, and writes the client's n
 that no client can send; `FairServer` in each replica reads it there and stands at the engine's
 door, as vLLM's middleware does elsewhere. Whoever holds a handle in the Ray cluster can be anybody.
 
-With direct streaming vLLM's own HTTP server answers in each replica, and its middleware does it all.
+With direct streaming vLLM's own HTTP server answers in each replica, with Fairlane's middleware.
 """
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,7 +73,9 @@ def _add(config: Any, file: str | None, direct: bool) -> None:
     if "scheduler_cls" in options:
         raise FairlaneError("engine_kwargs: Fairlane sets scheduler_cls; remove it")
     if options.get("scheduling_policy", "fcfs") != "fcfs":
-        raise FairlaneError("engine_kwargs: Fairlane takes the place of scheduling_policy; remove it")
+        raise FairlaneError(
+            "engine_kwargs: Fairlane takes the place of scheduling_policy; remove it"
+        )
     if config.server_cls is not None:
         raise FairlaneError("server_cls: Fairlane's server takes its place; remove it")
     options["scheduler_cls"] = SCHEDULER

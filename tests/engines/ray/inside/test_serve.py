@@ -11,10 +11,11 @@ from cluster import Flood, Model, flooded, running, state, wait_for_state
 from ray import serve
 from serving import free_port
 
+from fairlane.cluster.ray import NAMESPACE
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.ray import fair_router, queue_state, report_tokens
 from fairlane.engines.ray.private import check_version
-from fairlane.engines.ray.queue_actor import NAMESPACE, queue_name
+from fairlane.engines.ray.queue_actor import queue_name
 from tests.processes import STANDSTILL_S, wait_until
 
 WHO = ["header:x-tenant", "argument:tenant"]
