@@ -9,7 +9,8 @@
             await report_tokens(len(answer.tokens), prompt=len(answer.prompt_tokens))
             return answer.text
 
-Importing this package needs no Ray. docs/ray.md says how clients are told apart.
+Importing this package needs no Ray. docs/ray.md says how clients are told apart. `identity` is a
+middleware of vLLM's, for replicas that answer HTTP themselves: no module here may be called so.
 """
 
 from collections.abc import Mapping
@@ -76,3 +77,11 @@ def build_fair_openai_app(arguments: Mapping[str, Any]) -> Any:
     from fairlane.engines.ray.llm import build_app
 
     return build_app(arguments)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "identity":
+        from fairlane.engines.ray.llm import ReplicaIdentity
+
+        return ReplicaIdentity
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,9 @@ import ray
 from ray import serve
 
 from fairlane.engines.ray.llm import build_app
+from fairlane.engines.ray.private_llm import streams_directly
 
-_TAKEN_ALONG = ("HF_", "OMP_", "VLLM_")  # of the environment, to every replica
+_TAKEN_ALONG = ("HF_", "OMP_", "RAY_SERVE_", "VLLM_")  # of the environment, to every replica
 _SMALL = 0.1  # of a CPU: what an actor is counted as that mostly waits
 
 
@@ -32,10 +33,12 @@ def arguments(told: dict[str, Any], *, has_gpus: bool) -> dict[str, Any]:
     if not has_gpus:
         llm["accelerator_config"] = {"kind": "cpu"}
         llm["placement_group_config"] = {"bundles": [{"CPU": _SMALL}]}
-    ingress = {
-        "num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": _SMALL},
-    }  # fmt: skip
-    built = {"llm_configs": [llm], "ingress_deployment_config": ingress}
+    built: dict[str, Any] = {"llm_configs": [llm]}
+    if not streams_directly():
+        built["ingress_deployment_config"] = {
+            "num_replicas": 1, "autoscaling_config": None,
+            "ray_actor_options": {"num_cpus": _SMALL},
+        }  # fmt: skip
     return built if told["fairlane"] is None else {**built, "fairlane": told["fairlane"]}
 
 

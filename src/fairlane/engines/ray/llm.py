@@ -30,8 +30,9 @@ from fairlane.engines.ray.private_llm import (
 )
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
 from fairlane.engines.vllm.frontend import CALLER, EngineDoor, set_weights
+from fairlane.engines.vllm.middleware import Identity
 from fairlane.engines.vllm.relay import Relay
-from fairlane.engines.vllm.serve import MIDDLEWARE, SCHEDULER
+from fairlane.engines.vllm.serve import SCHEDULER
 
 log = logging.getLogger("ray.serve")
 CLIENT = "x-fairlane-client"
@@ -80,7 +81,7 @@ def _add(config: Any, file: str | None, direct: bool) -> None:
         raise FairlaneError("server_cls: Fairlane's server takes its place; remove it")
     options["scheduler_cls"] = SCHEDULER
     if direct:
-        options["middleware"] = [*options.get("middleware", ()), MIDDLEWARE]
+        options["middleware"] = [*options.get("middleware", ()), "fairlane.engines.ray.identity"]
     elif options.get("middleware"):
         raise FairlaneError("engine_kwargs: Ray installs no middleware, unless it streams directly")
     else:
@@ -164,3 +165,11 @@ class FairServer(ServerHooks):
             await set_weights(self._engine, weights)
         except FairlaneError as error:
             log.error("the new weights are not in force: %s", error)
+
+
+class ReplicaIdentity(Identity):
+    """vLLM's middleware in a replica that streams directly: one of several, all on one port."""
+
+    def place(self, app: Any, engine: Any) -> tuple[str, int]:
+        """The replica's name, and how many there are."""
+        return replicas_here()

@@ -52,8 +52,9 @@ def plan(
     host, port = str(engine.pop("host", "")), engine.pop("port", 8000)
     check_port(host, str(port))
     file, warning = _share(prepared.file, model, replicas)
+    folder = Path(model).expanduser()
     told = {
-        "model": model,
+        "model": str(folder.resolve()) if folder.is_dir() else model,
         "name": str(engine.pop("served_model_name", model)),
         "replicas": replicas,
         "host": host or "0.0.0.0",

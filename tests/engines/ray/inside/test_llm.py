@@ -23,8 +23,10 @@ from fairlane.door.tenants import Limits, Tenant, Tenants, hash_key, new_key
 from fairlane.engines.ray import build_fair_openai_app, launch
 from fairlane.engines.ray.serve import plan
 from fairlane.engines.vllm.serve import ServeOptions
+from tests.docs.markdown import read_blocks
 from tests.processes import wait_until
 
+ROOT = Path(__file__).resolve().parents[4]
 KEYS = {name: new_key() for name in ("alice", "bob", "Zoë", "slow")}
 WEIGHTS = {"alice": 4.0}
 LIMITS = {"slow": Limits(requests_per_minute=2)}  # one for each replica
@@ -219,6 +221,15 @@ def test_the_command_plans_what_can_be_built(folder: Path) -> None:
         "max_num_seqs": 4, "load_format": "dummy", "block_size": 32,
         "num_gpu_blocks_override": 128,
     }  # fmt: skip
+
+
+def test_the_documents_example_can_be_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    blocks = read_blocks(ROOT / "docs" / "ray.md")
+    [example] = [b for b in blocks if b.language == "python" and "build_fair_openai_app" in b.text]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(example.text, example.place, "exec"), names)
+    assert names["app"] is not None
 
 
 # -- what is refused -----------------------------------------------------------------------------

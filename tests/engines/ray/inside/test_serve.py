@@ -2,11 +2,15 @@
 
 import asyncio
 import http.client
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from benchmarks.ray_router import ROWS, rows
 from cluster import Flood, Model, flooded, running, state, wait_for_state
 from ray import serve
 from serving import free_port
@@ -16,8 +20,10 @@ from fairlane.core.errors import FairlaneError
 from fairlane.engines.ray import fair_router, queue_state, report_tokens
 from fairlane.engines.ray.private import check_version
 from fairlane.engines.ray.queue_actor import queue_name
+from tests.docs.markdown import read_blocks
 from tests.processes import STANDSTILL_S, wait_until
 
+ROOT = Path(__file__).resolve().parents[4]
 WHO = ["header:x-tenant", "argument:tenant"]
 NOTHING: dict[str, Any] = {"waiting": {}, "running": {}}
 
@@ -60,7 +66,34 @@ def test_clients_get_their_share_however_many_routers_there_are(
 
 def test_by_serves_own_router_who_sends_more_gets_more(port: int) -> None:
     with flooded("fifo", 1) as flood:
-        assert flood.share(1500) > 1.4
+        assert flood.share(700) > 1.4
+
+
+def test_the_benchmark_prints_numbers(port: int) -> None:
+    [row] = rows(200, ROWS[-1:])
+    assert re.fullmatch(r"\| .* \| 2 \| \d+\.\d+ \| \d\.\d+ \|", row)
+
+
+# -- the document --------------------------------------------------------------------------------
+
+
+def test_the_documents_example_serves_and_charges(port: int) -> None:
+    [example] = [
+        block for block in read_blocks(ROOT / "docs" / "ray.md")
+        if block.language == "python" and "serve.deployment" in block.text
+    ]  # fmt: skip
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(example.text, example.place, "exec"), names)
+    small = names["Model"].options(num_replicas=1, ray_actor_options={"num_cpus": 0.1})
+    serve.run(small.bind(), name="document", route_prefix="/document")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STANDSTILL_S)
+    body = json.dumps({"prompt": "from the document"})
+    connection.request("POST", "/document", body, {"X-Tenant": "alice"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"FROM THE DOCUMENT")
+    alice = state("document")["clients"]["alice"]
+    assert (alice["input_tokens"], alice["output_tokens"]) == (3, 3)
+    serve.delete("document")
 
 
 # -- what dies -----------------------------------------------------------------------------------
