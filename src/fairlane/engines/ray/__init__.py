@@ -59,8 +59,9 @@ async def report_tokens(output: int = 0, *, prompt: int | None = None) -> bool:
 async def queue_state(deployment: str, app: str = "default") -> dict[str, Any]:
     """What the fair queue of a deployment has counted since it started; see Books.snapshot.
 
-    Beside that "waiting" and "running", numbers of requests by router and by replica. Raises
-    FairlaneError where the deployment has no queue, as before its first request.
+    Beside that "waiting" and "running", numbers of requests by router and by replica, and "queue",
+    which is another for each start of it. Raises FairlaneError where the deployment has no queue,
+    as before its first request.
     """
     from fairlane.engines.ray.reports import state
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from fairlane.cluster.hub import new_name
 from fairlane.cluster.ray import NAMESPACE
 from fairlane.core.audit import Auditor
 from fairlane.core.errors import FairlaneError
@@ -68,6 +69,7 @@ class QueueActor:
         auditor = Auditor(cost=config.cost, weights=weights)
         books = Books(policy, auditor, config.cost, time.monotonic)
         self._queue = SharedQueue(books, time.monotonic)
+        self._name = new_name()
         self._turns: dict[str, asyncio.Future[str]] = {}
         self._looks: asyncio.Task[None] | None = None
 
@@ -120,7 +122,7 @@ class QueueActor:
 
     async def state(self) -> dict[str, Any]:
         """See fairlane.engines.ray.queue_state."""
-        return self._queue.books.snapshot() | self._queue.counts()
+        return {"queue": self._name, **self._queue.books.snapshot(), **self._queue.counts()}
 
     def _go_on(self) -> None:
         """Wake all whose turn it is."""

@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,27 +100,29 @@ def test_the_documents_example_serves_and_charges(port: int) -> None:
 # -- what dies -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("for_good", [False, True])
-def test_a_queue_that_dies_loses_no_request_and_the_next_one_is_fair(
-    port: int, for_good: bool
-) -> None:
+def test_a_queue_that_dies_loses_no_request_and_the_next_one_is_fair(port: int) -> None:
     with flooded("weighted", 2) as flood:
-        flood.next(400)
-        before = state("weighted")["clients"]["a"]["finished"]
-        queue = ray.get_actor(queue_name("weighted", "Model"), namespace=NAMESPACE)
-        ray.kill(queue, no_restart=for_good)
-        wait_until(lambda: started_anew("weighted", before), bool, "there is another queue")
-        assert flood.share(2000) == pytest.approx(4.0, rel=0.15)
+        for for_good in (False, True):
+            flood.next(400)
+            before = which_queue("weighted")
+            queue = ray.get_actor(queue_name("weighted", "Model"), namespace=NAMESPACE)
+            ray.kill(queue, no_restart=for_good)
+            another = partial(is_another, before)
+            wait_until(lambda: which_queue("weighted"), another, "there is another queue")
+        assert flood.share() == pytest.approx(4.0, rel=0.15)
     idle("weighted")
 
 
-def started_anew(app: str, before: int) -> bool:
-    """Whether its queue has counted less than it had."""
+def is_another(before: str, now: str) -> bool:
+    return now not in ("", before)
+
+
+def which_queue(app: str) -> str:
+    """The name of its queue's present start, "" while there is none."""
     try:
-        clients = state(app)["clients"]
+        return str(state(app)["queue"])
     except (FairlaneError, ray.exceptions.RayActorError):
-        return False
-    return 0 < int(clients.get("a", {}).get("finished", 0)) < before
+        return ""
 
 
 def test_a_replica_that_dies_gives_back_its_places(port: int) -> None:
