@@ -1,4 +1,4 @@
-"""Runs the tests under inside/ in the environment that has Ray, a file at a time."""
+"""Runs the tests under inside/ in the environment that has Ray, all in one cluster."""
 
 import os
 from pathlib import Path
@@ -14,8 +14,7 @@ OF_VLLM = ROOT / "tests" / "engines" / "vllm" / "inside"  # its tiny model is se
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
-def test_inside_ray(name: str, ray_python: Path, tmp_path: Path) -> None:
+def test_inside_ray(ray_python: Path, tmp_path: Path) -> None:
     settings = {
         "RAY_AUTH_MODE": "disabled",  # else a token is written to the home directory
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,7 +25,7 @@ def test_inside_ray(name: str, ray_python: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "FAIRLANE"))}
     run_tool(
         ray_python, "-m", "pytest", "-q", "-c", INSIDE / "pytest.ini",
-        "--basetemp", tmp_path / "inside", INSIDE / name,
+        "--basetemp", tmp_path / "inside", INSIDE,
         cwd=ROOT, folder=tmp_path, environment=environment | settings,
         standstill_s=3 * STANDSTILL_S,
     )  # fmt: skip

@@ -24,13 +24,12 @@ Ask = Callable[[Callable[[Any], Any]], Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    hub = RayHub(pool="none yet")
-    with pytest.raises(HubError, match="this process is not part of a Ray cluster"):
-        asyncio.run(hub.posts())
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster(request: pytest.FixtureRequest) -> None:
+    """There is none before, and then there is."""
+    if not ray.is_initialized():
+        with pytest.raises(HubError, match="this process is not part of a Ray cluster"):
+            asyncio.run(RayHub(pool="none yet").posts())
+    request.getfixturevalue("port")
 
 
 @contextmanager

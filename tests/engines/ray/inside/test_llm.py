@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import ray
-from cluster import running
 from ray import serve
 from serving import CONTENDED, Server, free_port, write_model
 
@@ -79,12 +78,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    port = free_port()
-    with running(port):
-        app = build_fair_openai_app(arguments(folder / "model", folder / "fairlane.toml"))
-        serve.run(app, route_prefix="/")
-        yield Server(None, f"http://127.0.0.1:{port}", folder)
+def server(folder: Path, port: int) -> Iterator[Server]:
+    app = build_fair_openai_app(arguments(folder / "model", folder / "fairlane.toml"))
+    serve.run(app, route_prefix="/")
+    yield Server(None, f"http://127.0.0.1:{port}", folder)
+    serve.delete("default")
 
 
 def ask(server: Server, key: str | None, headers: dict[str, str] | None = None, **more: Any) -> Any:
@@ -123,7 +121,7 @@ def test_each_request_is_its_keys_whatever_else_it_says(server: Server) -> None:
     assert server.request("POST", "/v1/chat/completions", chat, key=KEYS["bob"])[0] == 200
     sent["bob"] += 1
     wait_until(
-        lambda: {name: row["finished"] for name, row in totals().items() if row["finished"]},
+        lambda: {name: row["admissions"] for name, row in totals().items()},
         lambda now: now == sent, "everyone is charged for their own",
     )  # fmt: skip
 

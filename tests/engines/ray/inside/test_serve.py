@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import ray
 from benchmarks.ray_router import ROWS, rows
-from cluster import Flood, Model, flooded, running, state, wait_for_state
+from cluster import Flood, Model, flooded, state, wait_for_state
 from ray import serve
-from serving import free_port
 
 from fairlane.cluster.ray import NAMESPACE
 from fairlane.core.errors import FairlaneError
@@ -29,22 +28,23 @@ WHO = ["header:x-tenant", "argument:tenant"]
 NOTHING: dict[str, Any] = {"waiting": {}, "running": {}}
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Serve with three apps, which differ in who is next."""
-    found = free_port()
-    with running(found):
-        fair = fair_router("vtc", who=WHO)
-        weighted = fair_router("vtc", who=WHO, weights={"a": 4.0})
-        serve.run(Model.bind(reports=False), name="fifo", route_prefix="/fifo")
-        serve.run(
-            Model.options(request_router_config=fair).bind(), name="fair", route_prefix="/fair"
-        )
-        serve.run(
-            Model.options(request_router_config=weighted).bind(), name="weighted",
-            route_prefix="/weighted",
-        )  # fmt: skip
-        yield found
+APPS = {
+    "fifo": None,
+    "fair": fair_router("vtc", who=WHO),
+    "weighted": fair_router("vtc", who=WHO, weights={"a": 4.0}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def apps(port: int) -> Iterator[None]:
+    """Three, which differ in who is next."""
+    for name, router in APPS.items():
+        more = {} if router is None else {"request_router_config": router}
+        model = Model.options(**more).bind(reports=router is not None)
+        serve.run(model, name=name, route_prefix=f"/{name}")
+    yield
+    for name in APPS:
+        serve.delete(name)
 
 
 def idle(app: str) -> None:
@@ -58,19 +58,19 @@ def idle(app: str) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(("app", "wanted"), [("fair", 1.0), ("weighted", 4.0)])
 def test_clients_get_their_share_however_many_routers_there_are(
-    port: int, app: str, wanted: float, processes: int
+    app: str, wanted: float, processes: int
 ) -> None:
     with flooded(app, processes) as flood:
         assert flood.share() == pytest.approx(wanted, rel=0.15)
     idle(app)
 
 
-def test_by_serves_own_router_who_sends_more_gets_more(port: int) -> None:
+def test_by_serves_own_router_who_sends_more_gets_more() -> None:
     with flooded("fifo", 1) as flood:
         assert flood.share(700) > 1.4
 
 
-def test_the_benchmark_prints_numbers(port: int) -> None:
+def test_the_benchmark_prints_numbers() -> None:
     [row] = rows(200, ROWS[-1:])
     assert re.fullmatch(r"\| .* \| 2 \| \d+\.\d+ \| \d\.\d+ \|", row)
 
@@ -100,7 +100,7 @@ def test_the_documents_example_serves_and_charges(port: int) -> None:
 # -- what dies -----------------------------------------------------------------------------------
 
 
-def test_a_queue_that_dies_loses_no_request_and_the_next_one_is_fair(port: int) -> None:
+def test_a_queue_that_dies_loses_no_request_and_the_next_one_is_fair() -> None:
     with flooded("weighted", 2) as flood:
         for for_good in (False, True):
             flood.next(400)
@@ -125,7 +125,7 @@ def which_queue(app: str) -> str:
         return ""
 
 
-def test_a_replica_that_dies_gives_back_its_places(port: int) -> None:
+def test_a_replica_that_dies_gives_back_its_places() -> None:
     replicas = [
         actor for actor in ray.util.list_named_actors(all_namespaces=True)
         if actor["name"].startswith("SERVE_REPLICA::fair#Model#")
@@ -230,7 +230,7 @@ def test_a_router_that_could_not_work_is_not_made(options: dict[str, Any], compl
     assert "\n" not in str(error.value)
 
 
-def test_tokens_are_reported_inside_of_a_request_alone(port: int) -> None:
+def test_tokens_are_reported_inside_of_a_request_alone() -> None:
     with pytest.raises(FairlaneError, match="no replica of Ray Serve runs here"):
         asyncio.run(report_tokens(1))
     with pytest.raises(FairlaneError, match="Model of the app fifo has no fair queue"):
