@@ -64,9 +64,7 @@ def measure(clients: int, steps: int, kinds: tuple[str, ...]) -> list[list[float
 
 def make(kind: str) -> Any:
     """A scheduler: "stock", "fair", or "sharing"."""
-    scheduler = make_scheduler(
-        fair=kind != "stock", seqs=RUNNING, batch_tokens=8192, blocks=20_000
-    )
+    scheduler = make_scheduler(fair=kind != "stock", seqs=RUNNING, batch_tokens=8192, blocks=20_000)
     if kind == "sharing":
         assert scheduler.fairlane_share() == ""
     return scheduler

@@ -224,9 +224,7 @@ def guarded(
         yield server
 
 
-def configured(
-    folder: Path, tenants: Iterable[Tenant], configuration: str = ""
-) -> dict[str, str]:
+def configured(folder: Path, tenants: Iterable[Tenant], configuration: str = "") -> dict[str, str]:
     """A configuration with these tenants, and the variable that names it."""
     everyone = Tenants({tenant.name: tenant for tenant in tenants})
     change_tenants(folder / "tenants.toml", lambda _: everyone)

@@ -52,15 +52,17 @@ class Replica:
     def start(self) -> None:
         """Not until it answers."""
         options = (*PLUGIN, "--num-gpu-blocks-override", "32")
-        process, url = serving.start(
-            self._model, options, self._log, self._environment, self._port
-        )
+        process, url = serving.start(self._model, options, self._log, self._environment, self._port)
         self.server = serving.Server(process, url, self._log)
 
     def kill(self) -> None:
         """At once, with its engine."""
         os.killpg(self.server.process.pid, signal.SIGKILL)
         self.server.process.wait()
+
+    def stop(self) -> None:
+        """As it should be."""
+        serving.stop(self.server.process)
 
     def request(self, *arguments: Any, **options: Any) -> Any:
         """As Server.request, as often as it takes to be answered."""
@@ -133,7 +135,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
         life.callback(hub.kill)
         for replica in (made.first, made.second):
             replica.start()
-            life.callback(lambda replica=replica: serving.stop(replica.server.process))
+            life.callback(replica.stop)
         for replica in (made.first, made.second):
             wait_for(replica.server)
         yield made
@@ -149,6 +151,7 @@ class Flood:
             Crowd(pool.first, names), Crowd(pool.second, {"alice": (KEYS["alice"], waiting)}),
         )  # fmt: skip
         self._life = ExitStack()
+        self.parts: list[dict[str, int]] = []  # of the last ratio, by replica
 
     def __enter__(self) -> "Flood":
         for crowd in self._crowds:
@@ -174,7 +177,10 @@ class Flood:
     def ratio(self) -> float:
         """Alice's tokens for each one of bob's, from now on."""
         self.until(WARM_UP)
+        before = [crowd.served.copy() for crowd in self._crowds]
         served = self.until(MEASURED)
+        pairs = zip(self._crowds, before, strict=True)
+        self.parts = [dict(crowd.served - start) for crowd, start in pairs]
         return served["alice"] / served["bob"]
 
 
@@ -196,7 +202,7 @@ def test_weights_divide_what_all_replicas_give(pool: Pool) -> None:
     pool.await_hub()
     before = pool.await_silence()
     with Flood(pool) as flood:
-        assert flood.ratio() == fair()
+        assert flood.ratio() == fair(), flood.parts
         told = [replica.cluster() for replica in (pool.first, pool.second)]
     after = pool.await_silence()
     heard, charged = [[b - a for a, b in zip(x, y, strict=True)] for x, y in
@@ -241,7 +247,7 @@ def test_a_hub_that_is_killed_and_comes_back_empty(pool: Pool) -> None:
         flood.until(WARM_UP)  # all are served meanwhile
         pool.hub.start()
         pool.await_hub()
-        assert flood.ratio() == fair()
+        assert flood.ratio() == fair(), flood.parts
 
 
 def test_a_replica_that_is_cut_off_for_a_while(pool: Pool) -> None:
@@ -253,7 +259,7 @@ def test_a_replica_that_is_cut_off_for_a_while(pool: Pool) -> None:
         flood.until(WARM_UP)
         pool.tunnel.mend()
         pool.await_hub()
-        assert flood.ratio() == fair()
+        assert flood.ratio() == fair(), flood.parts
     after = pool.await_silence()
     assert after[0] - before[0] == pytest.approx(after[3] - before[3])
     assert after[1] - before[1] == pytest.approx(after[2] - before[2])
@@ -267,6 +273,6 @@ def test_a_replica_that_is_killed_and_started_again(pool: Pool) -> None:
         pool.second.start()
         wait_for(pool.second.server)
         pool.await_hub()
-        assert flood.ratio() == fair()
+        assert flood.ratio() == fair(), flood.parts
     heard = pool.await_silence()
     assert pool.second.cluster()["heard"] <= heard[2]  # not what was charged before it began
