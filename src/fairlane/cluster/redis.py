@@ -76,7 +76,7 @@ class RedisHub:
         """Apply a push, once, and tell what changed."""
         era, knows = ("", 0) if push.since is None else push.since
         charges = {client: str(grains) for client, grains in push.charges.items()}
-        arguments = [
+        arguments: list[Any] = [
             push.origin, push.seq, era, knows, new_name(), self._most_clients, ALIVE_S, DAY_S,
             _encoded(json.dumps(charges, ensure_ascii=False)),
         ]  # fmt: skip
