@@ -8,6 +8,10 @@ A step mostly gives every running request one token. Such a round is counted, an
 through: with each, a node's counter grows by its rate, the price of a token for each of its running
 requests. See `Node.fold`.
 
+Where several schedulers share their charges (sharing.py), a counter also holds what was charged
+elsewhere; less that it would be the counter of a scheduler that stands alone, here called its home
+counter. A second heap keeps the home order, if somebody wants to know it.
+
 Forgetting hands out no advantage: a forgotten client returns as a new one, and new ones start at
 the highest counter that was ever forgotten among their siblings. As the backlogged move on, that
 is below the level to which a returning client is lifted in any case.
@@ -39,35 +43,88 @@ def no_lift(least: float | None, last: float | None) -> float | None:
     return None
 
 
-Idle: TypeAlias = "tuple[float, int, Level | None]"
-"""What is kept of an idle client or group: its counter, its place in ties, a group's members."""
+Idle: TypeAlias = "tuple[float, int, Level | None, float]"
+"""What is kept of an idle client or group: its counter, its place in ties, a group's members, and
+how much of the counter is from elsewhere."""
 
 
-class Rounds:
-    """How many steps gave every running request one token; one for a whole tree."""
+class Common:
+    """What the levels of one tree have in common.
 
-    __slots__ = ("count",)
+    rounds: how many steps gave every running request one token. home: whether the home order is
+    kept.
+    """
+
+    __slots__ = ("home", "rounds")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.rounds = 0
+        self.home = False
+
+
+class Order:
+    """Siblings that are backlogged, in a heap of lower bounds of their counters.
+
+    Invariant: each of them has one live entry (bound, seq, child), kept in child.entries, whose
+    bound is at most its counter. Counters mostly grow, so an entry is renewed only when it reaches
+    the top; entries that are no longer their child's are dropped there. Ties go to the child that
+    was known first.
+
+    home: 0 for the order by counters, 1 for the home order.
+    """
+
+    __slots__ = ("common", "heap", "home")
+
+    def __init__(self, common: Common, home: int) -> None:
+        self.common = common
+        self.home = home
+        self.heap: list[Entry] = []
+
+    def least(self) -> "Node | None":
+        """The child with the least counter, after renewing what stands before it."""
+        heap, now, home = self.heap, self.common.rounds, self.home
+        while heap:
+            entry = heap[0]
+            child = entry[2]
+            if entry is not child.entries[home]:
+                heappop(heap)
+                continue
+            charged = child.charged + child.rate * (now - child.since)
+            counter = child.base + charged / child.weight
+            if home:
+                counter -= child.away
+            if counter <= entry[0]:
+                return child
+            child.entries[home] = entry = (counter, child.seq, child)
+            heapreplace(heap, entry)
+        return None
+
+    def least_counter(self) -> float | None:
+        """The least counter."""
+        return None if self.least() is None else self.heap[0][0]
+
+    def push(self, child: "Node", most: int) -> None:
+        """A child became backlogged, or its counter fell. most: how many are backlogged."""
+        home = self.home
+        counter = child.counter - child.away if home else child.counter
+        child.entries[home] = entry = (counter, child.seq, child)
+        heappush(self.heap, entry)
+        if len(self.heap) > 2 * most + 64:
+            self.heap = [entry for entry in self.heap if entry is entry[2].entries[home]]
+            heapify(self.heap)
 
 
 class Level:
-    """Siblings that share by counters: the backlogged ones in a heap of lower bounds.
-
-    Heap invariant: each backlogged child has one live entry (bound, seq, child), kept in
-    child.entry, whose bound is at most its counter. Counters mostly grow, so an entry is renewed
-    only when it reaches the top; entries that are no longer their child's are dropped there. Ties
-    go to the child that was known first.
-    """
+    """Siblings that share by counters."""
 
     __slots__ = (
-        "backlogged", "children", "heap", "last", "old", "rounds", "seq", "start", "young",
+        "backlogged", "children", "common", "home", "last", "old", "order", "seq", "start", "young",
     )  # fmt: skip
 
-    def __init__(self, rounds: Rounds) -> None:
-        self.rounds = rounds
-        self.heap: list[Entry] = []
+    def __init__(self, common: Common) -> None:
+        self.common = common
+        self.order = Order(common, 0)
+        self.home = Order(common, 1)
         self.backlogged = 0
         self.children: dict[str, Node] = {}  # those with requests, waiting or running
         self.young: dict[str, Idle] = {}  # idle since the last forgetting
@@ -76,38 +133,30 @@ class Level:
         self.last: Node | None = None  # who left the heap last
         self.seq = 0
 
-    def least(self) -> "Node | None":
-        """The backlogged child with the least counter, after renewing what stands before it."""
-        heap, now = self.heap, self.rounds.count
-        while heap:
-            entry = heap[0]
-            child = entry[2]
-            if entry is not child.entry:
-                heappop(heap)
-                continue
-            charged = child.charged + child.rate * (now - child.since)
-            counter = child.base + charged / child.weight
-            if counter <= entry[0]:
-                return child
-            child.entry = entry = (counter, child.seq, child)
-            heapreplace(heap, entry)
-        return None
-
-    def least_counter(self) -> float | None:
-        """The least counter of the backlogged."""
-        return None if self.least() is None else self.heap[0][0]
-
     def push(self, child: "Node") -> None:
         """A child became backlogged, or its counter fell."""
-        child.entry = entry = (child.counter, child.seq, child)
-        heappush(self.heap, entry)
-        if len(self.heap) > 2 * self.backlogged + 64:
-            self.heap = [entry for entry in self.heap if entry is entry[2].entry]
-            heapify(self.heap)
+        self.order.push(child, self.backlogged)
+        if self.common.home:
+            self.home.push(child, self.backlogged)
+
+    def relax(self, most: float) -> None:
+        """Leave no gap above `most` between backlogged children that follow each other.
+
+        Whoever is behind a larger one is raised by what is too much, and so are all behind.
+        """
+        counters = [(n.counter, n.seq, n) for n in self.children.values() if n.waits]
+        if not counters or max(counters)[0] - min(counters)[0] <= most:
+            return
+        counters.sort(reverse=True)
+        above, risen = counters[0][0], 0.0
+        for counter, _, node in counters:
+            risen += max(0.0, above - counter - most)
+            above = counter
+            node.add_from_elsewhere(risen)
 
     def count_young(self) -> int:
         """How many went idle since the last forgetting, here and in idle groups below."""
-        groups = (inner for _, _, inner in self.young.values() if inner is not None)
+        groups = (idle[2] for idle in self.young.values() if idle[2] is not None)
         return len(self.young) + sum(inner.count_young() for inner in groups)
 
     def forget_old(self) -> None:
@@ -125,12 +174,13 @@ class Node:
     """A client, or a group of clients, that has something waiting or running.
 
     Its counter is base + charged / weight; `charged` is the priced service since `base` was set,
-    but for the rounds since `since`, each of which charged `rate`.
+    but for the rounds since `since`, each of which charged `rate`. Where there are two numbers, the
+    second is of the home order.
     """
 
     __slots__ = (
-        "advance", "base", "charged", "entry", "inner", "lead", "level", "name", "parent", "queue",
-        "rate", "running", "seq", "since", "tokens", "weight",
+        "advance", "away", "base", "charged", "client", "entries", "inner", "leads", "level",
+        "name", "parent", "queue", "rate", "running", "seq", "since", "taken", "tokens", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -140,12 +190,14 @@ class Node:
         self.parent = parent
         self.level = level  # the siblings
         self.weight = weight
-        self.base, self.seq, self.inner = idle  # inner: the members of a group
+        self.base, self.seq, self.inner, self.away = idle  # inner: the members of a group
         self.charged = 0.0
+        self.taken = 0.0  # of `charged`, what others were told of; see sharing.py
         self.rate = 0.0
-        self.since = level.rounds.count
-        self.entry: Entry | None = None  # in the level's heap, while backlogged
-        self.lead = 0.0  # how far it was behind the least other when it left the heap
+        self.since = level.common.rounds
+        self.entries: list[Entry | None] = [None, None]  # in the level's heaps, while backlogged
+        self.leads = [0.0, 0.0]  # how far it was behind the least other when it left them
+        self.client: str | None = None  # whose node it is; nobody's if it is a group's
         self.queue: ClientQueue[Ticket] = ClientQueue()  # a client's waiting requests
         self.running = 0  # a client's running requests
         self.tokens = 0  # of these, where they are limited
@@ -156,42 +208,75 @@ class Node:
         return False
 
     @property
+    def waits(self) -> bool:
+        """Whether it is backlogged, or a group of which somebody is."""
+        return self.entries[0] is not None
+
+    @property
     def counter(self) -> float:
         """Service per weight, as lifted."""
-        charged = self.charged + self.rate * (self.level.rounds.count - self.since)
+        charged = self.charged + self.rate * (self.level.common.rounds - self.since)
         return self.base + charged / self.weight
 
     def fold(self) -> None:
         """Charge the rounds so far; to be called before `rate`, `base` or `weight` changes."""
-        now = self.level.rounds.count
+        now = self.level.common.rounds
         self.charged += self.rate * (now - self.since)
         self.since = now
+
+    def restart(self, counter: float, charged: float = 0.0) -> None:
+        """From now on its counter is `counter` and what is charged; fold first."""
+        self.base = counter
+        self.taken -= self.charged - charged
+        self.charged = charged
+
+    def add_from_elsewhere(self, amount: float) -> None:
+        """Add to the counter, and not to the home counter; lower it by a negative amount."""
+        self.base += amount
+        self.away += amount
+        if amount < 0 and self.waits:
+            self.level.push(self)
 
     def lift(self, lift: Lift, keep_lead: bool) -> None:
         """Raise the counter to the siblings' level, less the lead it had when it left them."""
         level = self.level
         last = level.last
-        floor = lift(level.least_counter(), None if last is None else last.counter)
+        floor = lift(level.order.least_counter(), None if last is None else last.counter)
+        before = self.counter
         if floor is not None:
             if keep_lead:
-                floor -= self.lead
-            if floor > self.counter:
+                floor -= self.leads[0]
+            if floor > before:
                 self.fold()
-                self.base, self.charged = floor, 0.0
+                self.restart(floor)
+        if level.common.home:
+            self._lift_home(lift, keep_lead, before)
+
+    def _lift_home(self, lift: Lift, keep_lead: bool, before: float) -> None:
+        """Raise the home counter; before: the counter until now."""
+        level, last = self.level, self.level.last
+        home = before - self.away
+        floor = lift(level.home.least_counter(), None if last is None else last.counter - last.away)
+        if floor is not None:
+            home = max(home, floor - self.leads[1] if keep_lead else floor)
+        self.away = self.counter - home
 
     def enter(self) -> None:
-        """Into the heap of its level."""
+        """Into the heaps of its level."""
         self.level.backlogged += 1
         self.level.push(self)
 
     def leave(self) -> None:
-        """Out of the heap of its level; the stale entry is dropped when it comes up."""
+        """Out of the heaps of its level; a stale entry is dropped when it comes up."""
         level = self.level
-        self.entry = None
+        self.entries[0] = self.entries[1] = None
         level.backlogged -= 1
         level.last = self
-        least = level.least_counter()
-        self.lead = 0.0 if least is None else max(0.0, least - self.counter)
+        least, counter = level.order.least_counter(), self.counter
+        self.leads[0] = 0.0 if least is None else max(0.0, least - counter)
+        if level.common.home:
+            least = level.home.least_counter()
+            self.leads[1] = 0.0 if least is None else max(0.0, least - counter + self.away)
 
 
 Entry: TypeAlias = tuple[float, int, Node]

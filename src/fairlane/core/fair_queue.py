@@ -28,12 +28,14 @@ from math import inf, isinf
 from typing import TypedDict
 
 from fairlane.core.cost import Cost, LinearCost
-from fairlane.core.counters import Lift, Node, lift_to_least_or_last, no_lift
+from fairlane.core.counters import Level, Lift, Node, lift_to_least_or_last, no_lift
+from fairlane.core.errors import FairlaneError
 from fairlane.core.limits import Gate
 from fairlane.core.options import AT_LEAST_ONE, NOT_NEGATIVE, Count, NotNegative, Weight
 from fairlane.core.policy import Policy, Priced, RepeatsCharges
 from fairlane.core.predict import Predictor
 from fairlane.core.saved import Saved
+from fairlane.core.sharing import Sharing
 from fairlane.core.tree import ClientTree, PathOf, lineage
 from fairlane.core.tree import split_path as split_path
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
@@ -141,30 +143,31 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         counts = predictor is None and max_running_tokens is None
         self._round_price = self._cost.per_output_token if counts else None
         self._running: dict[RequestId, Charged] = {}
+        self._sharing: Sharing | None = None
 
     # -- order -------------------------------------------------------------------------------
 
     def peek(self, now: float) -> Request | None:
-        """The earliest request of the backlogged client with the least counter."""
-        node = self._tree.root.least()
-        if node is None:
-            return None
-        while node.inner is not None:
-            below = node.inner.least()
-            assert below is not None, "a group is backlogged only while a child is"
-            node = below
-        return node.queue.head().request
+        """The earliest request of the backlogged client with the least counter.
+
+        By the guard of a queue that shares: of the first in the home order.
+        """
+        node = self._tree.first(home=self._sharing is not None and self._sharing.guards)
+        return None if node is None else node.queue.head().request
 
     def _enqueue(self, request: Request) -> Charged:
         node = self._tree.node(request.client)
         ticket = Charged(request, node)
         node.queue.push(ticket)
-        if node.entry is None:
+        if not node.waits:
             self._reorder(node)
+            if self._sharing is not None and self._sharing.heard:
+                self._come_back(node, self._sharing.max_debt)
         return ticket
 
     def _admit(self, ticket: Charged, cached_tokens: int) -> None:
         node = ticket.node
+        guarded = self._is_guarded(node)
         del node.queue[ticket.request.id]
         self._occupy(ticket, 1)
         if ticket.admission is None:
@@ -179,6 +182,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                     ticket.advance, ticket.covered = advance, expected
                     charge += advance
             self._charge(node, charge)
+        if guarded and self._sharing is not None:
+            self._sharing.spend(ticket.request.id, self._charged(ticket))
         self._reorder(node)
 
     def _requeue(self, ticket: Charged, undo: bool) -> None:
@@ -187,6 +192,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         undone = undo and not ticket.output
         if undone and ticket.admission is not None:
             self._refund(ticket)
+            if self._sharing is not None:
+                self._sharing.end(ticket.request.id, 0.0)
         node.queue.push_front(ticket)
         self._reorder(node, lifted=not undone, keep_lead=True)
 
@@ -198,6 +205,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             del node.queue[ticket.request.id]
         if ticket.covered:
             self._give_back_advance(ticket)
+        if self._sharing is not None:
+            self._sharing.end(ticket.request.id, self._charged(ticket))
         if outcome is Outcome.FINISHED and self._predictor is not None:
             self._predictor.observe(ticket.request, ticket.output)
         self._reorder(node)
@@ -212,12 +221,12 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         """
         step: Node | None = node
         if node.queue and not (self._limited and self._at_limit(node)):
-            while step is not None and step.entry is None:
+            while step is not None and not step.waits:
                 if lifted:
                     step.lift(self._lift, keep_lead)
                 step.enter()
                 step = step.parent
-        elif node.entry is not None:
+        elif node.waits:
             while step is not None:
                 step.leave()
                 if step.level.backlogged:
@@ -230,10 +239,10 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if self._round_price is not None:
             if sign > 0:
                 self._running[ticket.request.id] = ticket
-                ticket.since = self._tree.rounds.count
+                ticket.since = self._tree.common.rounds
             else:
                 del self._running[ticket.request.id]
-                ticket.fold(self._tree.rounds.count)
+                ticket.fold(self._tree.common.rounds)
             for step in lineage(ticket.node):
                 step.fold()
                 step.rate += sign * self._round_price
@@ -288,7 +297,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         without = () if tokens.keys() == running.keys() else running.keys() - tokens.keys()
         if len(running) - len(without) != len(tokens) or len(without) > len(tokens):
             return False
-        self._tree.rounds.count += 1
+        self._tree.common.rounds += 1
         for request_id in without:
             ticket = running[request_id]
             ticket.output -= 1
@@ -312,7 +321,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             if ticket is None:
                 continue
             if ticket.running:
-                ticket.fold(self._tree.rounds.count)
+                ticket.fold(self._tree.common.rounds)
             if ticket.output > ticket.covered:
                 last = self._cost.output(
                     ticket.request.prompt_tokens, ticket.output - 1, ticket.output
@@ -334,7 +343,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         """
         node = ticket.node
         if ticket.running:
-            ticket.fold(self._tree.rounds.count)
+            ticket.fold(self._tree.common.rounds)
         held = ticket.tokens
         self._charge(node, ticket.settle(self._cost, request, cached_tokens, output_tokens))
         if ticket.covered:
@@ -367,9 +376,82 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         step: Node | None = node
         while step is not None:
             step.charged += amount
-            if amount < 0 and step.entry is not None:
+            if amount < 0 and step.waits:
                 step.level.push(step)
             step = step.parent
+
+    # -- sharing with other schedulers -------------------------------------------------------
+
+    @property
+    def can_share(self) -> bool:
+        """Whether it lifts; nothing bounds what least counter first would owe."""
+        return self.shares
+
+    def share(
+        self,
+        *,
+        max_debt: float | None = None,
+        guard: float = 0.0,
+        most_credit: float | None = None,
+    ) -> None:
+        """See Policy.share."""
+        if not self.can_share:
+            raise FairlaneError("without a lift it cannot share: nothing limits what is owed")
+        if self._tickets:
+            raise FairlaneError("a scheduler begins to share before its first request")
+        self._sharing = Sharing(max_debt, guard, most_credit)
+        self._tree.share(home=guard > 0)
+
+    def take_charges(self) -> dict[str, float]:
+        """See Policy.take_charges. O(clients with requests)."""
+        sharing = self._shared()
+        prepaid = {} if self._predictor is None else self._prepaid_below()
+        charges = self._tree.take_charges(prepaid)
+        sharing.earn(sum(charges.values()))
+        sharing.look(lambda request_id: self._charged(self._tickets[request_id]))
+        return charges
+
+    def hear(self, charges: Mapping[str, float]) -> None:
+        """See Policy.hear. O(clients in it + clients that wait)."""
+        sharing = self._shared()
+        if charges:
+            sharing.heard = True
+        if sharing.heard:
+            self._relax(self._tree.hear(charges))
+
+    def set_max_debt(self, max_debt: float | None) -> None:
+        """See Policy.set_max_debt."""
+        self._shared().set_max_debt(max_debt)
+
+    def _shared(self) -> Sharing:
+        if self._sharing is None:
+            raise FairlaneError("this scheduler does not share its charges; call share() first")
+        return self._sharing
+
+    def _relax(self, levels: Iterable[Level]) -> None:
+        most = self._shared().max_debt
+        if not isinf(most):
+            for level in levels:
+                level.relax(most)
+
+    @staticmethod
+    def _come_back(node: Node, max_debt: float) -> None:
+        """A client that waits anew may have been served elsewhere meanwhile."""
+        for step in lineage(node):
+            least = step.level.order.least_counter()
+            if least is not None and step.counter - least > max_debt:
+                step.level.relax(max_debt)
+
+    def _is_guarded(self, node: Node) -> bool:
+        """Whether a client is admitted by the guard, and would not be without."""
+        guards = self._sharing is not None and self._sharing.guards
+        return guards and self._tree.first(home=False) is not node
+
+    def _charged(self, ticket: Charged) -> float:
+        """What a request was charged until now."""
+        if ticket.running and self._round_price is not None:
+            ticket.fold(self._tree.common.rounds)
+        return ticket.charged(self._cost)
 
     # -- what operators do -------------------------------------------------------------------
 
@@ -384,10 +466,9 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         for node in nodes:
             kept = prepaid.get(node, 0.0)
             node.fold()
-            node.base += (node.charged - kept) / node.weight
-            node.charged = kept
+            node.restart(node.base + (node.charged - kept) / node.weight, kept)
             node.weight = weight
-            if node.entry is not None:
+            if node.waits:
                 node.level.push(node)
         for watcher in self._watchers:
             watcher.set_weight(name, weight)

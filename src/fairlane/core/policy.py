@@ -279,6 +279,43 @@ class Policy(ABC, Generic[T]):
         """
         return None
 
+    # -- one fairness over many schedulers (sharing.py) --------------------------------------
+
+    @property
+    def can_share(self) -> bool:
+        """Whether what other schedulers charge can count here."""
+        return False
+
+    def share(
+        self,
+        *,
+        max_debt: float | None = None,
+        guard: float = 0.0,
+        most_credit: float | None = None,
+    ) -> None:
+        """Begin to share, before the first request. Raises FairlaneError from a policy that cannot.
+
+        max_debt: service per weight that a client may be ahead, here, for service elsewhere.
+        guard: part of the service here that is given out as if nobody else were there, at most
+        most_credit of it saved up. None is no limit.
+        """
+        raise FairlaneError(f"{type(self).__name__} cannot share: it keeps no counters to compare")
+
+    def take_charges(self) -> dict[str, float]:
+        """Service charged here by client, not by weight, since it was last taken.
+
+        Delivered service: nothing that a prediction prepaid. What was given back is negative.
+        """
+        raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
+    def hear(self, charges: Mapping[str, float]) -> None:
+        """Other schedulers charged so much since this was last told, by client."""
+        raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
+    def set_max_debt(self, max_debt: float | None) -> None:
+        """Change `max_debt`, as when there are more schedulers than before."""
+        raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every event from now on; for a policy without live requests."""
         self._watchers.append(watcher)

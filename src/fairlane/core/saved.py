@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, TypeAlias
 
-from fairlane.core.counters import Idle, Level, Node, Rounds
+from fairlane.core.counters import Common, Idle, Level, Node
 from fairlane.core.errors import FairlaneError
 
 Saved: TypeAlias = dict[str, Any]
@@ -17,7 +17,7 @@ def save_level(level: Level, prepaid: Mapping[Node, float]) -> Saved:
     known: dict[str, Idle] = {**level.old, **level.young}
     for name, node in level.children.items():
         counter = node.counter - prepaid.get(node, 0.0) / node.weight
-        known[name] = (counter, node.seq, node.inner)
+        known[name] = (counter, node.seq, node.inner, 0.0)
     members = sorted(known.items(), key=lambda member: member[1][1])
     last = level.last
     return {
@@ -25,22 +25,22 @@ def save_level(level: Level, prepaid: Mapping[Node, float]) -> Saved:
         "last": None if last is None else last.counter - prepaid.get(last, 0.0) / last.weight,
         "members": [
             [name, counter, None if inner is None else save_level(inner, prepaid)]
-            for name, (counter, _, inner) in members
+            for name, (counter, _, inner, _) in members
         ],
     }
 
 
-def load_level(saved: Saved, rounds: Rounds) -> Level:
+def load_level(saved: Saved, common: Common) -> Level:
     """The level that was saved, all its members idle. Raises FairlaneError when it is malformed."""
-    level = Level(rounds)
+    level = Level(common)
     try:
         level.start = _finite(saved["start"])
         for name, counter, inner in saved["members"]:
             level.seq += 1
-            below = None if inner is None else load_level(inner, rounds)
-            level.young[str(name)] = (_finite(counter), level.seq, below)
+            below = None if inner is None else load_level(inner, common)
+            level.young[str(name)] = (_finite(counter), level.seq, below, 0.0)
         if saved["last"] is not None:
-            level.last = Node("", None, level, 1.0, (_finite(saved["last"]), 0, None))
+            level.last = Node("", None, level, 1.0, (_finite(saved["last"]), 0, None, 0.0))
     except (KeyError, TypeError, ValueError) as error:
         raise FairlaneError(f"these are no counters that were saved: {error!r}") from error
     return level

@@ -1,8 +1,9 @@
 """The tree of clients under FairQueue: who hangs where, with what weight, remembered how long."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-from fairlane.core.counters import Level, Node, Rounds
+from fairlane.core.counters import Common, Level, Node
 from fairlane.core.errors import FairlaneError
 from fairlane.core.options import checked_weights
 from fairlane.core.saved import Saved, load_level, save_level
@@ -26,18 +27,19 @@ class ClientTree:
     def __init__(
         self, path_of: PathOf | None, weights: Mapping[str, float] | None, max_idle: int
     ) -> None:
-        self.rounds = Rounds()
-        self.root = Level(self.rounds)
+        self.common = Common()
+        self.root = Level(self.common)
         self._path_of = path_of
         self._weights = checked_weights(weights)
         self._max_idle = max_idle
         self._young = 0  # idle clients and groups since some were last forgotten
+        self._untold: dict[str, float] | None = None  # charges of clients that went idle
 
     def node(self, client: str) -> Node:
         """The client's node, made (with the groups above it) when it was idle."""
         level = self.root
         if self._path_of is None:
-            return level.children.get(client) or self._make(level, client, client, None)
+            return level.children.get(client) or self._make(level, client, client, None, client)
         *groups, leaf = self._path_of(client)
         parent, path = None, ""
         for name in groups:
@@ -45,10 +47,10 @@ class ClientTree:
             key = name + "/"  # so that a client may have the name of a group
             parent = level.children.get(key) or self._make(level, key, path, parent)
             if parent.inner is None:
-                parent.inner = Level(self.rounds)
+                parent.inner = Level(self.common)
             level = parent.inner
             path += "/"
-        return level.children.get(leaf) or self._make(level, leaf, path + leaf, parent)
+        return level.children.get(leaf) or self._make(level, leaf, path + leaf, parent, client)
 
     def find(self, client: str) -> Node | None:
         """The client's node, if it has requests."""
@@ -56,13 +58,25 @@ class ClientTree:
         level = self._level(path[:-1])
         return None if level is None else level.children.get(path[-1])
 
+    def first(self, *, home: bool) -> Node | None:
+        """The backlogged client that is next, by counters or in the home order."""
+        level: Level | None = self.root
+        node = None
+        while level is not None:
+            node = (level.home if home else level.order).least()
+            assert node is not None or level is self.root, "a group waits only while a child does"
+            level = None if node is None else node.inner
+        return node
+
     def retire(self, node: Node) -> None:
         """A client without requests goes idle, and so does a group without such clients."""
         step: Node | None = node
+        if self._untold is not None and node.charged != node.taken and node.client is not None:
+            self._untold[node.client] += node.charged - node.taken
         while step is not None:
             level = step.level
             del level.children[step.name]
-            level.young[step.name] = (step.counter, step.seq, step.inner)
+            level.young[step.name] = (step.counter, step.seq, step.inner, step.away)
             self._young += 1
             step = None if level.children else step.parent
         if 2 * self._young >= self._max_idle:
@@ -86,10 +100,77 @@ class ClientTree:
         """Take up counters that were saved. Raises FairlaneError where there are some already."""
         if self.root.seq:
             raise FairlaneError("counters can only be restored into a policy that was not used yet")
-        self.root = load_level(saved, self.rounds)
+        self.root = load_level(saved, self.common)
         self._young = self.root.count_young()
 
-    def _make(self, level: Level, key: str, path: str, parent: Node | None) -> Node:
+    # -- what other schedulers hear, and what is heard from them -----------------------------
+
+    def share(self, home: bool) -> None:
+        """From now on note what nobody was told of yet. home: whether to keep the home order."""
+        self._untold = defaultdict(float)
+        self.common.home = home
+
+    def take_charges(self, prepaid: Mapping[Node, float]) -> dict[str, float]:
+        """Service charged, by client, since it was last taken, without what is prepaid."""
+        assert self._untold is not None, "share comes first"
+        found, self._untold = self._untold, defaultdict(float)
+        for node in self._clients(self.root):
+            node.fold()
+            delivered = node.charged - prepaid.get(node, 0.0) if prepaid else node.charged
+            if delivered != node.taken and node.client is not None:
+                found[node.client] += delivered - node.taken
+                node.taken = delivered
+        return {client: charged for client, charged in found.items() if charged}
+
+    def hear(self, charges: Mapping[str, float]) -> list[Level]:
+        """Add what was charged elsewhere; the levels whose backlogged this concerns.
+
+        Whoever is not known here has nothing to add to: it begins as on a single server.
+        """
+        concerned = {id(self.root): self.root}
+        for client, amount in charges.items():
+            level: Level | None = self.root
+            *groups, leaf = (client,) if self._path_of is None else self._path_of(client)
+            path = ""
+            for name in groups:
+                path += name
+                level = None if level is None else self._add(level, name + "/", path, amount)
+                path += "/"
+                if level is None:
+                    break
+                concerned[id(level)] = level
+            if level is not None:
+                self._add(level, leaf, path + leaf, amount)
+        return list(concerned.values())
+
+    def _add(self, level: Level, key: str, path: str, amount: float) -> Level | None:
+        """Add service elsewhere to one client or group; a group's members, if it is known."""
+        node = level.children.get(key)
+        if node is not None:
+            node.add_from_elsewhere(amount / node.weight)
+            return node.inner
+        for idle in (level.young, level.old):
+            known = idle.get(key)
+            if known is not None:
+                counter, seq, inner, away = known
+                more = amount / self._weights.get(path, 1.0)
+                idle[key] = (counter + more, seq, inner, away + more)
+                return inner
+        return None
+
+    def _clients(self, level: Level) -> Iterator[Node]:
+        """All clients with requests, here and in the groups below."""
+        for node in level.children.values():
+            if node.inner is None:
+                yield node
+            else:
+                yield from self._clients(node.inner)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _make(
+        self, level: Level, key: str, path: str, parent: Node | None, client: str | None = None
+    ) -> Node:
         idle = level.young.pop(key, None)
         if idle is not None:
             self._young -= 1
@@ -97,8 +178,9 @@ class ClientTree:
             idle = level.old.pop(key, None)
             if idle is None:
                 level.seq += 1
-                idle = (level.start, level.seq, None)
+                idle = (level.start, level.seq, None, 0.0)
         node = Node(key, parent, level, self._weights.get(path, 1.0), idle)
+        node.client = client
         level.children[key] = node
         return node
 
