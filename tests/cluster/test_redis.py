@@ -11,7 +11,7 @@ from fairlane.cluster.hub import MOST_GRAINS, Hub, Pull, Push, Since, new_name
 from fairlane.cluster.member import Member
 from fairlane.cluster.memory import HubState
 from fairlane.cluster.redis import RedisHub
-from tests.cluster.carrying import STEPS, Pool, Step
+from tests.cluster.carrying import Pool, Step, steps
 from tests.cluster.servers import PASSWORD, Server
 
 T = TypeVar("T")
@@ -53,12 +53,12 @@ class Twice:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS)
-def test_it_answers_as_the_model_does(any_server: Server, steps: list[Step]) -> None:
+@given(happens=steps())
+def test_it_answers_as_the_model_does(any_server: Server, happens: list[Step]) -> None:
     for most_clients in (100, 1):
         with hub_on(any_server, most_clients=most_clients) as ask:
             pool = Pool([Member(name) for name in "mno"], Twice(ask, most_clients))
-            pool.run(steps)
+            pool.run(happens)
             if most_clients > 1:
                 pool.check()
 
@@ -79,6 +79,7 @@ def odd_pushes() -> Iterator[Push]:
     yield Push("m", 8, {"a": 1}, Since("era", 0))
     yield Push("n", 4, {"a": 1}, Since("era", 0))  # an origin that it does not know
     yield Push("m", 11, {"a": 1}, Since("no era", 0))
+    yield Push("m", 2, {}, None)  # late
     yield Push("m", 12, {"a": -MOST_GRAINS + 1}, Since("era", 0))
     yield Push("m", 13, {"a": -1}, Since("era", 0))
 
