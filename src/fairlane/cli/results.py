@@ -31,6 +31,8 @@ _SERVICE = {
     "entitlement": "entitled",
     "slowdown_mean": "slowdown",
 }
+_REPLICAS = 16
+_AT_REPLICA = {"observed_difference": "largest difference"}
 
 
 def print_results(
@@ -66,6 +68,23 @@ def print_results(
             [client, *(_cell(values[name]) for name in service)]
             for client, values in clients.items()
         ],
+        about,
+    )
+
+
+def print_replicas(replicas: Mapping[str, Mapping[str, "Range"]]) -> None:
+    """Print what each replica did, of a cluster; the first ones, if there are many."""
+    if not replicas:
+        return
+    shown = list(replicas.items())[:_REPLICAS]
+    names = list(shown[0][1])
+    about = "served by each replica"
+    if len(replicas) > len(shown):
+        about += f", of {len(replicas)} the first {len(shown)}; --json has all"
+    print()
+    print_table(
+        ("replica ", *(_AT_REPLICA.get(name, name) for name in names)),
+        [[replica, *(_cell(values[name]) for name in names)] for replica, values in shown],
         about,
     )
 
