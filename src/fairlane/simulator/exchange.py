@@ -82,7 +82,7 @@ class Exchange:
         live[client] = count + 1
         self.busy[replica] = None
         if not count:
-            known.setdefault(client, self._sums.get(client, 0.0))
+            known.setdefault(client, self._sums.setdefault(client, 0.0))
             self._tell(replica, (client,))
 
     def ends(self, replica: int, client: str) -> None:
@@ -120,7 +120,7 @@ class Exchange:
         """What it pushed becomes part of the sums, of which a replica is not told its own part."""
         sums, known, pushed = self._sums, self._known[replica], self._pushed[replica]
         for client, charged in pushed.items():
-            sums[client] = sums.get(client, 0.0) + charged
+            sums[client] += charged
             known[client] += charged
         self._pushed[replica] = {}
         return pushed
@@ -130,9 +130,9 @@ class Exchange:
         sums, known = self._sums, self._known[replica]
         news = {}
         for client in clients:
-            total = sums.get(client, 0.0)
-            if total != known[client]:
-                news[client] = total - known[client]
+            total, before = sums[client], known[client]
+            if total != before:
+                news[client] = total - before
                 known[client] = total
         if news:
             self._policies[replica].hear(news)
