@@ -24,11 +24,13 @@ SENDING_S = 60.0
 WARM_S = 20.0
 
 
-def flood(replicas: int, seed: int = 1, clients: str = "AB") -> list[TracedRequest]:
+def flood(
+    replicas: int, seed: int = 1, clients: str = "AB", sending_s: float = SENDING_S
+) -> list[TracedRequest]:
     """Each client alone asks for about twice what all replicas can do."""
     rng, now = Random(seed), 0.0
     requests: list[TracedRequest] = []
-    while now < SENDING_S:
+    while now < sending_s:
         now += rng.expovariate(8.0 * replicas * len(clients))
         prompt, output = rng.randint(50, 150), rng.randint(50, 150)
         requests.append(TracedRequest(len(requests), rng.choice(clients), now, prompt, output))

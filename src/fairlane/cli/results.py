@@ -18,6 +18,10 @@ _METRICS = {
     "bound": "VTC's bound on it",
     "aborted": "rejected or aborted requests",
 }
+_OF_CLUSTER = {
+    "observed_difference": "largest difference while two wait at every replica",
+    "bound": "the bound on it",
+}
 _LATENCIES = [
     f"{quantity}_{spread}"
     for quantity in ("ttft", "tpot")
@@ -36,10 +40,15 @@ _AT_REPLICA = {"observed_difference": "largest difference"}
 
 
 def print_results(
-    title: str, metrics: Mapping[str, "Range"], clients: Mapping[str, Mapping[str, "Range"]]
+    title: str,
+    metrics: Mapping[str, "Range"],
+    clients: Mapping[str, Mapping[str, "Range"]],
+    *,
+    of_cluster: bool = False,
 ) -> None:
     """Print the headline metrics, then each client's latencies and shares (`Report`)."""
-    known = {name: label for name, label in _METRICS.items() if name in metrics}
+    labels = _METRICS | (_OF_CLUSTER if of_cluster else {})
+    known = {name: label for name, label in labels.items() if name in metrics}
     rows = [[label, _cell(metrics[name])] for name, label in known.items()]
     print_table((f"{title} ", ""), rows)
     print()

@@ -181,7 +181,10 @@ def simulate(
     if json:
         print_json(_as_json(report))
     else:
-        print_results(f"{suite} under {scheduler}", report.metrics, report.clients)
+        print_results(
+            f"{suite} under {scheduler}", report.metrics, report.clients,
+            of_cluster=replicas is not None,
+        )  # fmt: skip
         print_replicas(report.replicas)
         for file in report.files:
             say(f"wrote {file}")
