@@ -20,6 +20,7 @@ from fairlane.experiments.panels import replica_panel, service_panel
 from fairlane.experiments.plotting import draw_page, save_page
 from fairlane.experiments.samples import Sample
 from fairlane.records import Run
+from fairlane.simulator.cluster import RoutedCluster
 from fairlane.workloads.trace import TracedRequest
 from tests.simulator.floods import GAIN, WEIGHTS, flood, make_cluster, ratio, serve, served
 
@@ -57,6 +58,16 @@ def flooded(
     return f"{found} ({apart:.2f} U)" if apart else found
 
 
+def charged_late(replicas: int, exchange: float | str) -> str:
+    """The most that all replicas charge within the time that a report may be old, in U."""
+    cluster = make_cluster(flood(replicas), replicas, exchange, weights=WEIGHTS)
+    serve(cluster)
+    assert isinstance(cluster, RoutedCluster)
+    if cluster.exchange is None:
+        return ""
+    return f"{cluster.exchange.most_charged / (replicas * GAIN):.2f} U"
+
+
 def table_of_floods(sizes: Sequence[int]) -> None:
     """Everyone everywhere, and B on a quarter."""
     rows = []
@@ -68,6 +79,8 @@ def table_of_floods(sizes: Sequence[int]) -> None:
             ]
             cells += [flooded(replicas, how, reach, "vtc") for how in EXCHANGES.values()]
             rows.append([name, str(replicas), *cells])
+    late = [charged_late(sizes[-1], how) for how in EXCHANGES.values()]
+    rows.append(["charged while a report is late", str(sizes[-1]), "", "", *late])
     print_table(
         "A for each unit of B's, 4 by their weights (difference while both wait everywhere)",
         ["A and B reach", "replicas", "one queue", "drr, independent", *EXCHANGES],
