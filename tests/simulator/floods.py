@@ -46,6 +46,7 @@ def make_cluster(
     router: str = "round-robin",
     reach: dict[str, float] | None = None,
     guard: float = 0.05,
+    max_debt: float | None = None,
     **options: Any,
 ) -> Cluster:
     """exchange: seconds, "off" or "central". options: of the scheduler."""
@@ -54,7 +55,7 @@ def make_cluster(
     policies = [create_policy(scheduler, **options) for _ in range(replicas)]
     hub = None
     if not isinstance(exchange, str):
-        hub = Exchange(policies, exchange, gain=GAIN, guard=guard)
+        hub = Exchange(policies, exchange, gain=GAIN, guard=guard, max_debt=max_debt)
     return RoutedCluster(
         requests, policies, make_router(router, 0), Reach(replicas, reach or {}, 0), hub
     )

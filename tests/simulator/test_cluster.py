@@ -173,7 +173,21 @@ def test_a_very_stale_exchange_is_worse_than_none_there() -> None:
     assert abs(none - 4.0) < 0.1 < 0.4 < abs(stale - 4.0)
 
 
-@pytest.mark.parametrize("exchange", [0.0, 0.2, "off"])
+def test_told_at_once_everyone_gets_what_one_queue_would_give() -> None:
+    queue, told = (served(serve(make_cluster(flood(4), 4, how))) for how in ("central", 0.0))
+    assert told == pytest.approx(queue, rel=0.03)
+
+
+def test_a_debt_smaller_than_what_reports_miss_forgives_what_is_owed() -> None:
+    def run(max_debt: float | None) -> float:
+        cluster = make_cluster(flood(8), 8, 1.0, max_debt=max_debt, weights=WEIGHTS)
+        return ratio(serve(cluster))
+
+    assert run(None) == pytest.approx(4.0, rel=0.06)
+    assert run(GAIN / 4) < 3.5
+
+
+@pytest.mark.parametrize("exchange", [0.0, 0.2, 10.0, "off"])
 def test_two_that_wait_everywhere_stay_within_the_bound(exchange: float | str) -> None:
     cluster = make_cluster(flood(4), 4, exchange, weights=WEIGHTS)
     auditor = Auditor(weights=WEIGHTS, places=4)

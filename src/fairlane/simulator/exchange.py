@@ -1,9 +1,9 @@
 """How replicas of a simulated cluster tell each other what they charged: a hub, in rounds.
 
 Every `every_s` seconds all replicas send the hub what they charged since the last time, and hear
-what the others had sent it by the time before. So what a replica goes by is up to 2 `every_s` old,
-which is the worst that a hub gives whose members push and poll at that pace, each when it likes.
-With `every_s` 0 all is heard at once.
+what the others had sent it by the time before: a report has a round for its way. So what a replica
+goes by is up to 2 `every_s` old, which is the worst that a hub gives whose members push and poll at
+that pace, each when it likes. With `every_s` 0 all is heard at once.
 
 The hub keeps one sum by client. A replica is told of clients whose requests it has; of the others
 it remembers what sum it knew, and is told the difference when a request comes. It never is told
