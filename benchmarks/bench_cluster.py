@@ -89,6 +89,7 @@ def main() -> None:
     options.add_argument("--clients", type=int, default=10_000)
     options.add_argument("--requests", type=int, default=1_000_000)
     options.add_argument("--router", default="random", help="a name of fairlane simulate --router")
+    options.add_argument("--exchange", nargs="+", default=["off", "1", "0.2"], help="off, seconds")
     asked = chosen(options, replicas=20, clients=100, requests=2000)
     print(
         f"{asked.replicas:,} replicas, {asked.clients:,} clients, {asked.requests:,} requests, "
@@ -96,7 +97,8 @@ def main() -> None:
     )
     print("| exchange | simulated | events | events a CPU second | CPU | wall | peak memory |")
     print("|---|---|---|---|---|---|---|")
-    for name, every_s in (("off", None), ("1 s", 1.0), ("0.2 s", 0.2)):
+    for exchange in asked.exchange:
+        every_s, name = (None, "off") if exchange == "off" else (float(exchange), f"{exchange} s")
         with get_context("spawn").Pool(1) as pool:
             cost = pool.apply(run, (asked, every_s))
         print(

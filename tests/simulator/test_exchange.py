@@ -1,4 +1,4 @@
-"""The hub: everyone hears what others charged, once, late by two rounds at most, and no more."""
+"""The hub: everyone hears what others charged, once, late by two periods at most."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -62,10 +62,11 @@ class Town:
         self.hub.ends(replica, client)
 
     def exchange(self) -> None:
-        if self.hub.every_s:
-            self.hub.round()
-        for replica in range(0 if self.hub.every_s else len(self.queues)):
-            self.hub.at_once(replica)
+        for replica in range(len(self.queues)):
+            if self.hub.every_s:
+                self.hub.turn(replica)
+            else:
+                self.hub.at_once(replica)
 
     def come_everywhere(self) -> None:
         for replica in range(len(self.queues)):
@@ -85,19 +86,20 @@ class Town:
                 self.exchange()
 
 
-def test_what_one_charges_the_other_hears_in_the_next_round_but_one() -> None:
+def test_a_call_tells_what_others_sent_until_then() -> None:
     town = Town(2)
     town.come(0, "a")
     town.come(1, "a")
-    town.hub.round()
+    town.hub.turn(0)
     assert not town.queues[0].heard
-    town.hub.round()
-    assert [queue.heard["a"] for queue in town.queues] == [10.0, 10.0]
-    town.serve(0, 5)
-    town.hub.round()
-    town.hub.round()
-    town.hub.round()
-    assert [queue.heard["a"] for queue in town.queues] == [10.0, 20.0]
+    town.hub.turn(1)
+    assert [queue.heard["a"] for queue in town.queues] == [0.0, 10.0]
+    town.serve(1, 5)
+    town.hub.turn(0)
+    assert town.queues[0].heard["a"] == 10.0  # what was served since is not sent yet
+    town.hub.turn(1)
+    town.hub.turn(0)
+    assert [queue.heard["a"] for queue in town.queues] == [20.0, 10.0]
 
 
 def test_at_once_is_at_once() -> None:
@@ -114,8 +116,8 @@ def test_only_whose_requests_are_there_is_told_of() -> None:
     town.come(0, "b")
     town.come(1, "a")
     town.come(1, "c")
-    town.hub.round()
-    town.hub.round()
+    town.exchange()
+    town.exchange()
     assert [queue.told for queue in town.queues] == [["a"], ["a"]]
 
 
@@ -124,11 +126,11 @@ def test_who_comes_back_finds_what_was_charged_meanwhile_and_the_past_is_nobodys
     town.come(0, "a")
     town.come(1, "a")
     town.end(1)
-    town.hub.round()
-    town.hub.round()
+    town.exchange()
+    town.exchange()
     town.serve(0, 50)
-    town.hub.round()
-    town.hub.round()
+    town.exchange()
+    town.exchange()
     assert town.queues[1].heard["a"] == 0.0  # it has no request there
     town.come(1, "a")
     assert town.queues[1].heard["a"] == 110.0
@@ -143,8 +145,8 @@ def test_replicas_with_nothing_under_way_cost_nothing() -> None:
     town.come(7, "a")
     assert list(town.hub.busy) == [7]
     town.end(0)
-    town.hub.round()
-    town.hub.round()
+    town.exchange()
+    town.exchange()
     assert not town.hub.busy
 
 
@@ -170,7 +172,7 @@ def test_the_debt_that_is_allowed_grows_with_what_is_charged_while_reports_are_l
     assert town.hub.bound(2) == 4000.0
     town.come(0, "a", 100)
     town.come(1, "b", 50)
-    town.hub.round()
+    town.exchange()
     assert town.hub.most_charged == 150.0
     assert town.hub.max_debt == 2300.0
     assert town.hub.bound(2) == 2300.0 + 2000.0 + 300.0

@@ -1,9 +1,9 @@
 """Many serving loops as one cluster, in time order: routed requests, or one queue before all.
 
 Every replica is a `Loop` that is advanced when it is due. A request is routed when it arrives and
-reaches its replica a little later, as it reaches a single server. At fixed times in between the
-replicas tell each other what they charged (exchange.py). A cluster of one replica gives the times
-of `simulate`, to the last bit.
+reaches its replica a little later, as it reaches a single server. In between, the replicas tell
+each other in turn what they charged (exchange.py). A cluster of one replica gives the times of
+`simulate`, to the last bit.
 """
 
 from abc import ABC, abstractmethod
@@ -40,7 +40,7 @@ class Cluster(ABC):
         self.times = Times([None] * len(requests), [None] * len(requests))
         self.placed = [-1] * len(requests)
         self._left = len(requests)
-        self._round_at = inf
+        self._turn_at = inf
         self._heap: list[tuple[float, int]] = []  # (due, replica), some of them out of date
 
     def run(self) -> None:
@@ -54,12 +54,12 @@ class Cluster(ABC):
         arrival = self._arrival(position)
         while self._left:
             due = self._heap[0][0]
-            if arrival <= due and arrival <= self._round_at:
+            if arrival <= due and arrival <= self._turn_at:
                 self._arrive(position, delays[position])
                 position += 1
                 arrival = self._arrival(position)
-            elif self._round_at <= due:
-                self._round()
+            elif self._turn_at <= due:
+                self._take_turn()
             else:
                 self._advance()
 
@@ -120,8 +120,8 @@ class Cluster(ABC):
         """A replica went on."""
         return
 
-    def _round(self) -> None:
-        """It is `_round_at`, which sets the next."""
+    def _take_turn(self) -> None:
+        """It is `_turn_at`, and sets the next."""
         raise NotImplementedError
 
 
@@ -141,9 +141,10 @@ class RoutedCluster(Cluster):
         self._router = router
         self._reach = reach
         self.exchange = exchange
+        self._turns = 0  # so far
         self._tokens = [0] * len(policies)  # under way at each replica
         if exchange is not None and exchange.every_s:
-            self._round_at = exchange.every_s
+            self._turn_at = exchange.every_s / len(policies)
 
     def _arrive(self, position: int, delay_s: float) -> None:
         request = self.requests[position]
@@ -166,12 +167,14 @@ class RoutedCluster(Cluster):
             self.loops[replica].report()
             self.exchange.at_once(replica)
 
-    def _round(self) -> None:
-        assert self.exchange is not None, "without an exchange it is never time for one"
-        for replica in self.exchange.busy:
+    def _take_turn(self) -> None:
+        assert self.exchange is not None, "without an exchange there are no turns"
+        replica = self._turns % len(self.loops)
+        if replica in self.exchange.busy:
             self.loops[replica].report()
-        self.exchange.round()
-        self._round_at += self.exchange.every_s
+        self.exchange.turn(replica)
+        self._turns += 1
+        self._turn_at = (self._turns + 1) * self.exchange.every_s / len(self.loops)
 
 
 class CentralCluster(Cluster):

@@ -1,14 +1,14 @@
-"""How replicas of a simulated cluster tell each other what they charged: a hub, in rounds.
+"""How replicas of a simulated cluster tell each other what they charged: by a hub, in turn.
 
-Every `every_s` seconds all replicas send the hub what they charged since the last time, and hear
-what the others had sent it by the time before: a report has a round for its way. So what a replica
-goes by is up to 2 `every_s` old, which is the worst that a hub gives whose members push and poll at
-that pace, each when it likes. With `every_s` 0 all is heard at once.
+Every `every_s` seconds each replica calls the hub once, at a moment of its own, evenly spread. It
+sends what it charged since the last time, and hears how the sums changed by what the others had
+sent until then. So what a replica goes by is up to 2 `every_s` old. With `every_s` 0 all is heard
+at once.
 
 The hub keeps one sum by client. A replica is told of clients whose requests it has; of the others
 it remembers what sum it knew, and is told the difference when a request comes. It never is told
-what happened before a client first came to it. So a round costs what is under way, and replicas
-with nothing under way cost nothing.
+what happened before a client first came to it. So a call costs what is under way at a replica, and
+one with nothing under way makes none.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ _ROUNDS_KNOWN_LATE = 3  # rounds that 2 every_s touch, wherever they begin
 class Exchange:
     """The hub and what each replica knows of it.
 
-    busy: replicas with requests under way, or with charges that are not in the sums yet.
+    busy: replicas with requests under way, or with charges that were not sent yet.
     most_charged: the most that all of them were charged within the time that a report may be old,
     so far.
     """
@@ -56,8 +56,8 @@ class Exchange:
         self._policies = policies
         self._sums: dict[str, float] = {}
         self._known: list[dict[str, float]] = [{} for _ in policies]  # sums, as last told
-        self._pushed: list[dict[str, float]] = [{} for _ in policies]  # not yet in the sums
         self._live: list[dict[str, int]] = [{} for _ in policies]  # requests under way by client
+        self._charged = 0.0  # by all since the first replica's last turn
         self._lately: deque[float] = deque(maxlen=_ROUNDS_KNOWN_LATE if every_s else 1)
 
     def bound(self, clients: int) -> float:
@@ -92,38 +92,32 @@ class Exchange:
         if not live[client]:
             del live[client]
 
-    def round(self) -> None:
-        """All hear what was pushed in the last round, and push what is new."""
-        for replica in self.busy:
-            self._add_up(replica)
-        total = 0.0
-        for replica in list(self.busy):
+    def turn(self, replica: int) -> None:
+        """It is this replica's turn to call the hub; turns go by number, round and round."""
+        if replica in self.busy:
+            self._charged += sum(self._push(replica).values())
             self._tell(replica, self._live[replica])
-            total += self._push(replica)
-            if not self._live[replica] and not self._pushed[replica]:
+            if not self._live[replica]:
                 del self.busy[replica]
-        self._note(total)
+        if replica == len(self._policies) - 1:
+            self._note(self._charged)
+            self._charged = 0.0
 
     def at_once(self, replica: int) -> None:
         """All hear what one replica was just charged."""
-        self._note(self._push(replica))
-        news = self._add_up(replica)
+        news = self._push(replica)
+        self._note(sum(news.values()))
         for other in self.busy if news else ():
             self._tell(other, [client for client in news if client in self._live[other]])
 
-    def _push(self, replica: int) -> float:
-        """Take what a replica charged since it last pushed; how much that was in all."""
-        self._pushed[replica] = pushed = self._policies[replica].take_charges()
-        return sum(pushed.values())
-
-    def _add_up(self, replica: int) -> dict[str, float]:
-        """What it pushed becomes part of the sums, of which a replica is not told its own part."""
-        sums, known, pushed = self._sums, self._known[replica], self._pushed[replica]
-        for client, charged in pushed.items():
+    def _push(self, replica: int) -> dict[str, float]:
+        """Add to the sums what a replica charged since it last did, and of which it knows."""
+        sums, known = self._sums, self._known[replica]
+        charges = self._policies[replica].take_charges()
+        for client, charged in charges.items():
             sums[client] += charged
             known[client] += charged
-        self._pushed[replica] = {}
-        return pushed
+        return charges
 
     def _tell(self, replica: int, clients: Iterable[str]) -> None:
         """Tell a replica how the sums of these clients changed."""
