@@ -1,9 +1,11 @@
-"""What an exchange with a hub costs, as a Markdown table: bytes, and the CPU of both sides.
+"""What a hub costs, as two Markdown tables: an exchange, and a request that asks it.
 
 Members of one process take turns to push what they charged so many clients and pull what the
 others charged these; the server, of Redis' kind, runs beside. In a round everybody exchanges once,
-so each pull holds a sum of every client. A row is per exchange; "cores" is what the server needs of
-one when each member exchanges `--every` seconds.
+so each pull holds a sum of every client. A row is per exchange: bytes, and the CPU of both sides;
+"cores" is what the server needs of one when each member exchanges `--every` seconds.
+
+The second table is of requests whose client and group are limited, so many at once from one server.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import asyncio
 import random
 import tempfile
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from benchmarks import chosen, parser
+from fairlane.cluster.limits import Arrival
 from fairlane.cluster.member import Member
 from fairlane.cluster.redis import RedisHub
+from fairlane.cluster.shared_limits import SharedLimits
+from fairlane.core.buckets import REQUESTS, TOKENS, Quota
 from tests.cluster.servers import PASSWORD, Server, programs, running
 
 
@@ -84,6 +90,45 @@ async def measure(server: Server, asked: argparse.Namespace, clients: int) -> li
     ]  # fmt: skip
 
 
+async def measure_limits(server: Server, asked: argparse.Namespace, at_once: int) -> list[str]:
+    """A row: so many senders, each with one request after the other."""
+    operator: Any = Redis.from_url(server.url, password=PASSWORD)
+    hub = RedisHub(server.url, pool="bench", password=PASSWORD)
+    shared = SharedLimits(hub)
+    task = asyncio.create_task(shared.run())
+    while not shared.connected:
+        await asyncio.sleep(0.01)
+    paths = ("team-1/client-1", "team-1")
+    arrival = Arrival([Quota(kind, path, 1e9) for path in paths for kind in (REQUESTS, TOKENS)])
+    waits: list[float] = []
+
+    async def send() -> None:
+        for _ in range(asked.requests // at_once):
+            begin = time.perf_counter()
+            await shared.arrive(arrival)
+            waits.append(time.perf_counter() - begin)
+
+    before, begin = await Spent.by_now(operator), time.perf_counter()
+    await asyncio.gather(*(send() for _ in range(at_once)))
+    wall, after = time.perf_counter() - begin, await Spent.by_now(operator)
+    shared.stop()
+    await task
+    await hub.close()
+    await operator.aclose()
+    return [
+        f"{at_once}", f"{len(waits) / wall:,.0f}",
+        f"{sorted(waits)[len(waits) // 2] * 1000:.2f}",
+        f"{(after.server_s - before.server_s) / len(waits) * 1e6:.0f}",
+        f"{(after.here_s - before.here_s) / len(waits) * 1e6:.0f}",
+    ]  # fmt: skip
+
+
+def head(columns: Sequence[str]) -> None:
+    """The first lines of a table."""
+    print("|", " | ".join(columns), "|")
+    print("|" + "---|" * len(columns))
+
+
 def main() -> None:
     """Measure the numbers of clients that were asked for, on each server that there is."""
     options = parser(__doc__)
@@ -91,15 +136,25 @@ def main() -> None:
     options.add_argument("--clients", type=int, nargs="+", default=[10, 100, 1000])
     options.add_argument("--rounds", type=int, default=50)
     options.add_argument("--every", type=float, default=0.2, help="seconds between exchanges")
-    asked = chosen(options, members=2, clients=[10], rounds=2)
-    columns = ("server", "members", "clients", "kB in", "kB out", "server ms", "here ms",
-               "wait p50 (ms)", "cores")  # fmt: skip
-    print("|", " | ".join(columns), "|")
-    print("|" + "---|" * len(columns))
+    options.add_argument("--requests", type=int, default=5000)
+    options.add_argument("--at-once", type=int, nargs="+", default=[1, 64])
+    asked = chosen(options, members=2, clients=[10], rounds=2, requests=20, at_once=[2])
+    head(("server", "members", "clients", "kB in", "kB out", "server ms", "here ms",
+          "wait p50 (ms)", "cores"))  # fmt: skip
+    each_row(lambda server, clients: measure(server, asked, clients), asked.clients)
+    print()
+    head(("server", "at once", "requests/s", "wait p50 (ms)", "server µs", "here µs"))
+    each_row(lambda server, at_once: measure_limits(server, asked, at_once), asked.at_once)
+
+
+def each_row(
+    row_of: Callable[[Server, int], Coroutine[Any, Any, list[str]]], counts: Sequence[int]
+) -> None:
+    """Measure on each server that there is."""
     for name in programs():
         with tempfile.TemporaryDirectory() as folder, running(name, Path(folder)) as server:
-            for clients in asked.clients:
-                row = asyncio.run(measure(server, asked, clients))
+            for count in counts:
+                row = asyncio.run(row_of(server, count))
                 print("|", " | ".join([name, *row]), "|", flush=True)
 
 

@@ -8,11 +8,10 @@ import pytest
 
 from fairlane.cluster.member import Member
 from fairlane.cluster.memory import HubState
-from fairlane.cluster.redis import RedisHub
 from fairlane.core.policy import Policy
 from fairlane.core.types import Request
 from fairlane.policies.registry import create_policy
-from tests.cluster.servers import PASSWORD, Server
+from tests.cluster.servers import Server
 
 ROUNDS = 300
 PER_ROUND = 4  # requests that each replica serves between two exchanges
@@ -77,7 +76,10 @@ def test_together_by_the_model_of_a_hub() -> None:
 
 def test_together_by_a_real_server(server: Server) -> None:
     async def run() -> None:
-        hub, both = RedisHub(server.url, pool="p", password=PASSWORD), replicas()
+        hub, both = (
+            server.hub(),
+            replicas(),
+        )
         for _ in range(ROUNDS):
             for replica in both:
                 for _ in range(PER_ROUND):
