@@ -102,7 +102,11 @@ else
   open()
 end
 
-local silent = redis.call('ZRANGEBYSCORE', SEEN, '-inf', now - day_s, 'LIMIT', 0, AT_ONCE)
+local function exact(value)
+  return string.format('%.17g', value)
+end
+
+local silent = redis.call('ZRANGEBYSCORE', SEEN, '-inf', '(' .. exact(now - day_s), 'LIMIT', 0, AT_ONCE)
 if #silent > 0 then
   redis.call('ZREM', SEEN, unpack(silent))
   redis.call('HDEL', ORIGINS, unpack(silent))
@@ -111,7 +115,7 @@ end
 local from = take()
 redis.call('ZADD', SEEN, now, origin)
 local _, applied = last_push()
-local members = redis.call('ZCOUNT', SEEN, now - alive_s, '+inf')
+local members = redis.call('ZCOUNT', SEEN, '(' .. exact(now - alive_s), '+inf')
 local answer = {era, version, applied, members}
 local clients = redis.call('ZRANGEBYSCORE', CHANGED, string.format('(%.0f', from), '+inf')
 for first = 1, #clients, AT_ONCE do

@@ -80,8 +80,8 @@ class Exchange:
             while self._unheard and not self._stopping.is_set():
                 began = clock()
                 await self._round()
-                pause = max(0.0, began + self._every_s - clock())
-                await _wait(self._stopping, pause)
+                rest = max(0.0, began + self._every_s - clock())
+                await pause(self._stopping, rest)
             if self._link is not None:
                 await self._swap()
                 await self._link.farewell()
@@ -220,8 +220,8 @@ def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
         total[client] = total.get(client, 0.0) + service
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """For an event, so long at most."""
+async def pause(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, so long at most."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()

@@ -8,16 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fairlane.cluster.hub import (
-    ALIVE_S,
-    DAY_S,
-    MOST_CLIENTS,
-    MOST_GRAINS,
-    Pull,
-    Push,
-    Sum,
-    new_name,
-)
+from fairlane.cluster.hub import MOST_CLIENTS, MOST_GRAINS, Pull, Push, Sum, new_name
+from fairlane.cluster.limits import ALIVE_S, DAY_S, Ask, LimitsState, Verdicts
 
 
 @dataclass(slots=True)
@@ -132,11 +124,16 @@ class MemoryHub:
         self, state: HubState | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.state = HubState() if state is None else state
+        self.limits = LimitsState()
         self._clock = clock
 
     async def exchange(self, push: Push) -> Pull:
         """Apply a push, once, and tell what changed."""
         return self.state.exchange(push, self._clock())
+
+    async def limit(self, ask: Ask) -> Verdicts:
+        """Let requests in by limits that hold over all servers."""
+        return self.limits.limit(ask, self._clock())
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself."""
