@@ -73,14 +73,23 @@ class Member:
         return bool(self._pending) or (self._sent is not None and bool(self._sent.charges))
 
     @property
+    def era(self) -> str:
+        """The one that it knows, or ""."""
+        return "" if self._since is None else self._since.era
+
+    def owe(self, charges: Mapping[str, float]) -> None:
+        """So much was charged here, for the next push."""
+        for client, service in charges.items():
+            self._owe(client, round(service / GRAIN))
+
+    @property
     def totals(self) -> Mapping[str, float]:
         """All that was charged to each client, as far as it is known and heard here; see Totals."""
         return Totals(self._known, self._pending, {} if self._sent is None else self._sent.charges)
 
     def begin(self, charges: Mapping[str, float]) -> Push:
         """The push to send now: the last one while it has no answer, and `charges` wait then."""
-        for client, service in charges.items():
-            self._owe(client, round(service / GRAIN))
+        self.owe(charges)
         if self._sent is None:
             self._seq += 1
             batch = {} if self._since is None else self._take()
