@@ -156,15 +156,14 @@ def test_without_sharing_there_is_nothing_to_tell() -> None:
 
 
 def test_room_that_stays_is_used_after_two_looks() -> None:
-    patience = Patience()
-    patience.look(3)
-    assert not patience.over
-    patience.look(2)
-    assert patience.over == 2
-    patience.used()
-    assert patience.over == 1
-    patience.used()
-    assert not patience.over
+    patience, over = Patience(), []
+    for room in (3, 2):
+        over.append(patience.over)
+        patience.look(room)
+    for _ in range(3):
+        over.append(patience.over)
+        patience.used()
+    assert over == [0, 0, 2, 1, 0]
     patience.look(5)
     patience.look(0)
     patience.look(5)

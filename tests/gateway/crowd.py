@@ -79,8 +79,12 @@ class Crowd:
         """Wait for so many tokens more; whose they were. Raises what a client met."""
         before = self.served.copy()
         while (self.served - before).total() < tokens:
-            for worker in self._working:
-                if worker.done():
-                    worker.result()
+            self.check()
             time.sleep(0.01)
         return self.served - before
+
+    def check(self) -> None:
+        """Raise what a client met."""
+        for worker in self._working:
+            if worker.done():
+                worker.result()

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fairlane.cluster.hub import Hub, HubError, Pull, Push
 from fairlane.cluster.member import Member
@@ -49,6 +49,17 @@ class ExchangeState:
     failures: int = 0
     last_at: float | None = None
     stale: float = 0.0
+
+    def report(self, now: float) -> dict[str, Any]:
+        """For telemetry. now: by the loop's clock."""
+        return {
+            "connected": self.connected,
+            "members": max(1, self.members),
+            "exchanges": self.exchanges,
+            "failures": self.failures,
+            "age_s": None if self.last_at is None else now - self.last_at,
+            "stale": self.stale,
+        }
 
 
 class Exchange:

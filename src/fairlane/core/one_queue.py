@@ -22,7 +22,7 @@ those who wait elsewhere: it could not know of them when it let them in.
 from collections.abc import Iterable, Iterator, Mapping
 
 from fairlane.core.counters import Node
-from fairlane.core.sharing import Told, Waiting
+from fairlane.core.sharing import Standing, Waiting
 from fairlane.core.tree import ClientTree, lineage
 
 
@@ -105,7 +105,7 @@ def _raise(
     tree: ClientTree,
     node: Node,
     client: str,
-    told: Told,
+    told: Standing,
     charged: Mapping[str, float],
     prepaid: Mapping[Node, float],
 ) -> None:

@@ -29,7 +29,7 @@ from fairlane.core.types import RequestId
 
 _FRACTION = Range(ge=0, lt=1)
 
-Told = tuple[tuple[float, float], ...]
+Standing = tuple[tuple[float, float], ...]
 """Of a client, its groups first: counters less all that was charged anywhere, and weights."""
 
 
@@ -40,8 +40,8 @@ class Waiting:
     here: the clients that wait at it. there: those of whom it heard that they wait elsewhere.
     """
 
-    here: Mapping[str, Told] = field(default_factory=dict)
-    there: Mapping[str, Told] = field(default_factory=dict)
+    here: Mapping[str, Standing] = field(default_factory=dict)
+    there: Mapping[str, Standing] = field(default_factory=dict)
 
 
 class Sharing:

@@ -12,9 +12,9 @@
     [weights]
     alice = 2.0
 
-What access.py describes (tenants, identity, limits, metrics) and cluster/config.py (with whom charges
-are shared) is in the same file, and what a host adds. Every mistake is one line that names file,
-section and key.
+What access.py describes (tenants, identity, limits, metrics) and cluster/config.py (with whom
+charges are shared) is in the same file, and what a host adds. Every mistake is one line that names
+file, section and key.
 """
 
 import os
@@ -113,7 +113,7 @@ class Configuration:
         "scheduler", "prices", "weights", "cluster", *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
-    SHARES_LIMITS: ClassVar[bool] = False  # whether its host honours [cluster] shared_limits
+    HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
     scheduler: Scheduling = field(default_factory=Scheduling)
     cost: LinearCost | QuadraticCost = field(
         default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
@@ -168,13 +168,11 @@ class Configuration:
             )
         if self.cluster != Cluster() and not self.scheduler.policy().can_share:
             raise FairlaneError(
-                f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or remove "
-                "the table"
+                f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "
+                "remove the table"
             )
-        if self.cluster.shared_limits and not self.SHARES_LIMITS:
-            raise FairlaneError(
-                "[cluster] shared_limits: limits hold for each server by itself here; remove it"
-            )
+        if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
+            raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
 
     @property
     def cached_part(self) -> float:
