@@ -1,10 +1,13 @@
-"""What the fair queue adds to a step of vLLM's scheduler, against the same class without it.
+"""What the fair queue adds to a step of vLLM's scheduler, and what sharing adds to that.
 
     .venv-vllm/bin/python -m benchmarks.vllm_step
 
 5,000 requests wait, 256 run, the batch turns over: every request ends after 64 tokens. The time is
 that of schedule() and update_from_output(), without any model; a model's step on a GPU takes ten
 milliseconds and more, so `of a 20 ms step` is what an operator would notice. Median of the steps.
+
+Sharing: a scheduler like it that exchanges charges every 0.2 s, the time of ten such steps, and
+hears each time that all clients were served elsewhere. An exchange asks it twice.
 """
 
 import logging
@@ -24,6 +27,7 @@ from tests.engines.vllm.inside.engine import (  # noqa: E402
 
 WAITING, RUNNING, OUTPUT, STEPS = 5000, 256, 64, 300
 GPU_STEP_MS = 20.0
+STEPS_IN_AN_EXCHANGE = 10
 
 
 def fill(scheduler: Any, clients: int, steps: int) -> None:
@@ -47,32 +51,70 @@ def step_ms(scheduler: Any) -> float:
     return 1000 * (time.perf_counter() - back + chosen - start)
 
 
-def measure(clients: int, steps: int) -> tuple[float, float]:
-    """Median step of stock and fair, taken in turn so that the machine's moods hit both."""
-    pair = [
-        make_scheduler(fair=fair, seqs=RUNNING, batch_tokens=8192, blocks=20_000)
-        for fair in (False, True)
-    ]
+def measure(clients: int, steps: int, kinds: tuple[str, ...]) -> list[list[float]]:
+    """Steps of each kind, taken in turn so that the machine's moods hit all; see `make`."""
+    schedulers = [make(kind) for kind in kinds]
+    for scheduler in schedulers:
+        fill(scheduler, clients, steps)
+        for _ in range(20):
+            step_ms(scheduler)
+    rows = [[step_ms(scheduler) for scheduler in schedulers] for _ in range(steps)]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def make(kind: str) -> Any:
+    """A scheduler: "stock", "fair", or "sharing"."""
+    scheduler = make_scheduler(fair=kind != "stock", seqs=RUNNING, batch_tokens=8192, blocks=20_000)
+    if kind == "sharing":
+        assert scheduler.fairlane_share() == ""
+    return scheduler
+
+
+def exchange_ms(scheduler: Any, clients: int) -> float:
+    """Milliseconds of the scheduler for one exchange: it says its charges, then hears others'."""
+    heard = {f"client-{number}": 10.0 + number % 7 for number in range(clients)}
+    start = time.perf_counter()
+    scheduler.fairlane_swap({}, 2, {})
+    scheduler.fairlane_swap(heard, 2, {})
+    return 1000 * (time.perf_counter() - start)
+
+
+def measure_sharing(clients: int, steps: int) -> tuple[float, float, float]:
+    """Median step without and with sharing, and an exchange; the schedulers take turns."""
+    pair = [make(kind) for kind in ("fair", "sharing")]
     for scheduler in pair:
         fill(scheduler, clients, steps)
         for _ in range(20):
             step_ms(scheduler)
-    times = [[step_ms(scheduler) for scheduler in pair] for _ in range(steps)]
-    stock, fair = (statistics.median(column) for column in zip(*times, strict=True))
-    return stock, fair
+    times, exchanges = [], []
+    for number in range(steps):
+        if number % STEPS_IN_AN_EXCHANGE == 0:
+            exchanges.append(exchange_ms(pair[1], clients))
+        times.append([step_ms(scheduler) for scheduler in pair])
+    alone, sharing = (statistics.median(column) for column in zip(*times, strict=True))
+    return alone, sharing, statistics.median(exchanges)
 
 
 def main() -> None:
-    """Print a line for each number of clients."""
+    """Print a line for each number of clients, and one of sharing."""
     quick = parser(__doc__).parse_args().quick
+    steps = 10 if quick else STEPS
     for clients in (2,) if quick else (2, 100, 1000):
-        stock, fair = measure(clients, steps=10 if quick else STEPS)
+        stock, fair = map(statistics.median, measure(clients, steps, ("stock", "fair")))
         added = fair - stock
         print(
             f"{clients:5d} clients: stock {stock:.2f} ms, fair {fair:.2f} ms, "
             f"+{added:.2f} ms = {100 * added / stock:.0f} % of the scheduler, "
             f"{100 * added / (GPU_STEP_MS + stock):.1f} % of a 20 ms step"
         )
+    clients = 2 if quick else 1000
+    alone, sharing, exchange = measure_sharing(clients, steps)
+    added = sharing - alone + exchange / STEPS_IN_AN_EXCHANGE
+    print(
+        f"{clients:5d} clients, shared every 0.2 s: {alone:.2f} ms, sharing {sharing:.2f} ms and "
+        f"{exchange:.2f} ms an exchange, +{added:.2f} ms = {100 * added / alone:.0f} % of the "
+        f"scheduler, {100 * added / (GPU_STEP_MS + alone):.1f} % of a 20 ms step"
+    )
 
 
 if __name__ == "__main__":

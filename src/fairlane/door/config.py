@@ -12,9 +12,9 @@
     [weights]
     alice = 2.0
 
-What access.py describes (tenants, identity, limits, metrics) and cluster/config.py (with whom
-charges are shared) is in the same file, and what a host adds. Every mistake is one line that names
-file, section and key.
+What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
+whom charges are shared (cluster/config.py) and what a host adds. Every mistake is one line that
+names file, section and key.
 """
 
 import os

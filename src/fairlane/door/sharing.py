@@ -8,6 +8,7 @@ Servers also tell each other what their clients get (`tell`), so that each can s
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,9 +154,17 @@ def _part(text: str) -> Part | None:
     try:
         found = json.loads(text)
         clients = {
-            str(client): {str(name): float(value) for name, value in row.items()}
+            str(client): {str(name): finite(value) for name, value in row.items()}
             for client, row in found["clients"].items()
         }
-        return Part(str(found["server"]), float(found["started"]), clients)
-    except (ValueError, TypeError, LookupError, AttributeError):
+        return Part(str(found["server"]), finite(found["started"]), clients)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
+
+
+def finite(value: Any) -> float:
+    """A number that somebody told. Raises ValueError, TypeError."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a number that JSON has")
+    return number

@@ -158,9 +158,12 @@ class Telemetry:
         except (HubError, TimeoutError) as error:
             return {"problem": f"the hub did not answer: {error}", "servers": {}, "clients": {}}
         clients: Clients = {}
-        for part in servers.values():
-            _add_up(clients, part)
         weights = {**self._access.weights, **self._access.tenants().weights()}
+        for part in servers.values():
+            for path, totals in part.items():
+                into = clients.setdefault(path, {"weight": weights.get(path, 1.0)})
+                for name, value in totals.items():
+                    into[name] = into.get(name, 0.0) + value
         active = {p for p, c in clients.items() if c.get("queued") or c.get("running")}
         for path, entitled in entitlements(active, weights).items():
             clients[path]["entitlement"] = entitled
@@ -180,18 +183,14 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
     merged = {**worst, "clients": {}}
     merged["policy_errors"] = sum(int(one.get("policy_errors") or 0) for one in snapshots)
     for one in snapshots:
-        _add_up(merged["clients"], one["clients"])
+        for path, client in one["clients"].items():
+            into = merged["clients"].setdefault(path, {"weight": client.get("weight", 1.0)})
+            for name in (*_COUNTERS, *_GAUGES):
+                into[name] = into.get(name, 0) + client.get(name, 0)
     heard = sum(float(one.get("cluster", {}).get("heard", 0.0)) for one in snapshots)
     if "cluster" in merged:
         merged["cluster"] = {**merged["cluster"], "heard": heard}
     return merged
-
-
-def _add_up(total: Clients, more: Mapping[str, Mapping[str, Any]]) -> None:
-    for path, client in more.items():
-        into = total.setdefault(path, {"weight": client.get("weight", 1.0)})
-        for name in (*_COUNTERS, *_GAUGES):
-            into[name] = into.get(name, 0) + client.get(name, 0)
 
 
 def render(clients: Clients, seen: Mapping[str, Any], top: int, problem: str) -> bytes:

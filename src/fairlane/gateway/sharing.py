@@ -21,7 +21,7 @@ from fairlane.cluster.exchange import TELL_S, Exchange
 from fairlane.cluster.hub import Hub
 from fairlane.core.errors import FairlaneError
 from fairlane.core.sharing import Standing, Waiting
-from fairlane.door.sharing import Sharing, tell, where
+from fairlane.door.sharing import Sharing, finite, tell, where
 from fairlane.gateway.dispatch import Dispatcher
 from fairlane.gateway.pool import Pool, Told
 
@@ -186,7 +186,7 @@ def _read(text: str, era: str) -> dict[str, Told]:
     try:
         queues = json.loads(text).get("queues", {})
         return {queue: _told(found, era) for queue, found in queues.items()}
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return {}
 
 
@@ -194,13 +194,13 @@ def _told(found: Mapping[str, Any], era: str) -> Told:
     here, there = _standings(found["here"]), _standings(found["there"])
     if found["era"] != era:
         here, there = dict.fromkeys(here, ()), {}
-    lanes = {name: (int(count), float(size)) for name, (count, size) in found["lanes"].items()}
+    lanes = {name: (int(count), finite(size)) for name, (count, size) in found["lanes"].items()}
     return Told(lanes, bool(found["yields"]), Waiting(here, there))
 
 
 def _standings(told: Mapping[str, Any]) -> dict[str, Standing]:
     return {
-        client: tuple((float(level), float(weight)) for level, weight in steps)
+        client: tuple((finite(level), finite(weight)) for level, weight in steps)
         for client, steps in told.items()
     }
 
