@@ -171,6 +171,11 @@ class Configuration:
                 f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "
                 "remove the table"
             )
+        if self.cluster.shared_limits and self.access.rules.adapters:
+            raise FairlaneError(
+                "[cluster] shared_limits: limits hold for each server by itself where adapters "
+                "name clients ([identity] lora); remove one of them"
+            )
         if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
             raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
 

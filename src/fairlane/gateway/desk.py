@@ -142,13 +142,9 @@ class Desk:
         self._shared = shared
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
 
-    async def arrive(self, caller: Caller) -> Ticket:
+    async def arrive(self, caller: Caller) -> "LocalTicket":
         """A request of a known client comes in. Raises Refused, by its client's limits."""
-        return self.admit(caller)
-
-    def admit(self, caller: Caller) -> "LocalTicket":
-        """The same, where nobody has to wait for another process."""
-        self.door.arrive(caller)
+        await self.door.arrive(caller)
         assert caller.client is not None
         return LocalTicket(self, caller, caller.client)
 

@@ -14,6 +14,7 @@ from types import FrameType
 
 from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
+from fairlane.door.asking import Asking
 from fairlane.door.door import Door
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
@@ -59,6 +60,7 @@ class Running:
             max_wait_s=config.gateway.max_wait_s, cached_part=config.cached_part,
             cluster=config.cluster, shared=self.shared,
         )  # fmt: skip
+        self.asking = Asking(config.cluster, self.door.admission, log)
         self._looking: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, list[str]]:
@@ -69,6 +71,7 @@ class Running:
         """Begin, in the loop that it is to run in. Raises FairlaneError."""
         self.door.warn()
         await self.fleet.change(self.config.upstreams)
+        self.asking.start()
         if self.shared is not None:
             self.shared.start()
         if self._reload is not None:
@@ -79,6 +82,7 @@ class Running:
         if self._looking is not None:
             self._looking.cancel()
         await self.fleet.close()
+        await self.asking.stop()
         if self.shared is not None:
             await self.shared.stop()
         await self.desk.close()
