@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fairlane.cluster.redis import RedisHub
 from tests.processes import PATIENCE_S
 
 PASSWORD = "wohl bekomm's"
@@ -48,6 +50,12 @@ class Server:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    def hub(self, pool: str = "p", **more: Any) -> RedisHub:
+        """A hub on it, which waits as long as a busy machine may take."""
+        return RedisHub(
+            self.url, pool=pool, **{"password": PASSWORD, "timeout_s": PATIENCE_S, **more}
+        )
 
     def start(self) -> None:
         """Until it accepts connections."""

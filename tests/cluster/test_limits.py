@@ -1,21 +1,15 @@
 """Limits at the hub: the real server decides as the model does, at times that the tests set."""
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
-from fairlane.cluster import redis
-from fairlane.cluster.hub import new_name
+from fairlane.cluster.hub import Hub
 from fairlane.cluster.limits import Arrival, Ask, LimitsState, Verdicts
-from fairlane.cluster.redis import RedisHub
 from fairlane.core.buckets import REQUESTS, TOKENS, Quota
-from tests.cluster.servers import PASSWORD, Server
+from tests.cluster.servers import Server
+from tests.cluster.timing import timed
 
 QUOTAS = st.builds(
     Quota, st.sampled_from([REQUESTS, TOKENS]), st.sampled_from(["org", "org/a"]),
@@ -34,43 +28,8 @@ ASKS = st.builds(
 STEPS = st.lists(st.tuples(st.sampled_from([0, 0.5, 8, 16, 200, 90_000]), ASKS), max_size=12)
 
 
-class Timed:
-    """A hub whose server reads the time in a key, and lets nothing expire by its own clock."""
-
-    def __init__(self, server: Server, runner: asyncio.Runner) -> None:
-        self._runner = runner
-        self._hub = RedisHub(server.url, pool=new_name(), password=PASSWORD)
-        self._client: Any = Redis.from_url(server.url, password=PASSWORD)
-
-    def limit(self, ask: Ask, now: float) -> Verdicts:
-        async def run() -> Verdicts:
-            await self._client.set("now", repr(now))
-            return await self._hub.limit(ask)
-
-        return self._runner.run(run())
-
-    def close(self) -> None:
-        self._runner.run(self._hub.close())
-        self._runner.run(self._client.aclose())
-
-
-@contextmanager
-def timed(server: Server) -> Iterator[Timed]:
-    script = redis._LIMIT
-    for its, ours in (
-        ("redis.call('TIME')", "{redis.call('GET', 'now'), '0'}"),
-        ("math.min(full_in, 1e15)", "1e12"),
-        ("redis.call('EXPIRE', key, math.ceil(alive_s))", ""),
-    ):
-        assert script.count(its) == 1
-        script = script.replace(its, ours)
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
-        patch.setattr(redis, "_LIMIT", script)
-        hub = Timed(server, runner)
-        try:
-            yield hub
-        finally:
-            hub.close()
+def asks(ask: Ask) -> Callable[[Hub], Awaitable[Verdicts]]:
+    return lambda hub: hub.limit(ask)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,4 +39,4 @@ def test_it_decides_as_the_model_does(any_server: Server, steps: list[tuple[floa
     with timed(any_server) as hub:
         for seconds, ask in steps:
             now += seconds
-            assert hub.limit(ask, now) == model.limit(ask, now)
+            assert hub.at(now, asks(ask)) == model.limit(ask, now)

@@ -12,12 +12,11 @@ from fairlane.cluster import shared_limits
 from fairlane.cluster.hub import Hub, HubError, new_name
 from fairlane.cluster.limits import Ask, Verdicts
 from fairlane.cluster.memory import MemoryHub
-from fairlane.cluster.redis import RedisHub
 from fairlane.cluster.shared_limits import SharedLimits
 from fairlane.core.types import Rejection
 from fairlane.door.admission import Admission, Caller, Refused
 from fairlane.door.tenants import Limits
-from tests.cluster.servers import PASSWORD, Server, running
+from tests.cluster.servers import Server, running
 from tests.processes import PATIENCE_S
 
 
@@ -143,7 +142,7 @@ def test_servers_without_a_hub_would_let_in_more() -> None:
 
 def test_one_a_minute_is_one_on_a_real_server(server: Server) -> None:
     async def run() -> None:
-        hubs = [RedisHub(server.url, pool="p", password=PASSWORD) for _ in range(3)]
+        hubs = [server.hub() for _ in range(3)]
         name, spare = new_name(), iter(hubs)
         one = Limits(requests_per_minute=1)
         async with fronts(3, lambda: next(spare), Clock(), **{name: one}) as servers:
@@ -312,7 +311,7 @@ def test_clients_without_limits_ask_nobody() -> None:
 
 def test_who_hangs_up_while_the_hub_is_asked_does_not_wait(server: Server) -> None:
     async def run() -> None:
-        hub = RedisHub(server.url, pool="p", password=PASSWORD, timeout_s=PATIENCE_S)
+        hub = server.hub()
         async with fronts(1, lambda: hub, Clock(), a=Limits(max_queued=1)) as (front,):
 
             async def has_room() -> bool:
@@ -341,7 +340,7 @@ def test_who_hangs_up_while_the_hub_is_asked_does_not_wait(server: Server) -> No
 
 def test_a_server_killed_while_requests_arrive_holds_none_of_them_up(server: Server) -> None:
     async def run() -> None:
-        hub = RedisHub(server.url, pool="p", password=PASSWORD)
+        hub = server.hub()
         async with fronts(1, lambda: hub, Clock(), a=Limits(requests_per_minute=10**6)) as (front,):
             sent = [asyncio.create_task(front.send()) for _ in range(100)]
             await asyncio.sleep(0)

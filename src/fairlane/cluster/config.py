@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from fairlane.cluster.hub import Hub
 from fairlane.core.errors import FairlaneError
-from fairlane.core.options import Fraction, Positive, Range
+from fairlane.core.options import Positive, Range
 from fairlane.validation import checked
 
 _OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits", "same_upstreams")
@@ -41,7 +41,7 @@ class Cluster:
     password_env: str | None = None
     ca: str | None = None
     every_s: Annotated[float, Range(ge=0.01, le=60)] = 0.2
-    guard: Fraction = 0.05
+    guard: Annotated[float, Range(ge=0, lt=1)] = 0.05
     max_debt: Positive | None = None
     shared_limits: bool = False
     same_upstreams: bool = False

@@ -219,7 +219,7 @@ class _Link:
         """Give up the call that may be under way, and the hub."""
         if self._asking is not None:
             self._asking.cancel()
-            await asyncio.wait({self._asking})
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self._hub.close()
 
     async def _call(self, push: Push, now: float) -> "_Answer":

@@ -11,7 +11,8 @@ made for an era and applied in no other; who comes with another, or with none, i
 
 What a hub keeps is bounded: beyond so many clients it drops who was not charged for longest, and
 it forgets origins that said nothing for a day. A dropped client that is charged again begins at 0,
-with a new `born`.
+with a new `born`: nothing is lost by that where all members had heard of it, and a newcomer is told
+of fewer.
 """
 
 import secrets
@@ -22,7 +23,7 @@ from typing import NamedTuple, Protocol
 from fairlane.cluster.limits import Ask, Verdicts
 
 GRAIN = 2.0**-20  # of service: prices are multiples of it
-MOST_CLIENTS = 200_000  # whose sums a hub keeps
+MOST_CLIENTS = 50_000  # whose sums a hub keeps
 MOST_GRAINS = 2**63  # sums are of 64 bits; one that would not be begins a new era
 
 

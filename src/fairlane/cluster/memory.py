@@ -41,6 +41,7 @@ class HubState:
     ) -> None:
         self._most_clients = most_clients
         self._name_era = name_era
+        self._limits = LimitsState()
         self._posts: dict[str, tuple[str, float]] = {}  # text, and when it is forgotten
         self._open()
 
@@ -53,6 +54,10 @@ class HubState:
         members = sum(now - each.seen < ALIVE_S for each in self._origins.values())
         sums = self._changed_since(knows)
         return Pull(push.seq, self._era, self._version, origin.applied, sums, members)
+
+    def limit(self, ask: Ask, now: float) -> Verdicts:
+        """Let requests in by limits that hold over all servers."""
+        return self._limits.limit(ask, now)
 
     def post(self, origin: str, text: str, lives_s: float, now: float) -> None:
         """Keep what a member tells of itself."""
@@ -124,7 +129,6 @@ class MemoryHub:
         self, state: HubState | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.state = HubState() if state is None else state
-        self.limits = LimitsState()
         self._clock = clock
 
     async def exchange(self, push: Push) -> Pull:
@@ -133,7 +137,7 @@ class MemoryHub:
 
     async def limit(self, ask: Ask) -> Verdicts:
         """Let requests in by limits that hold over all servers."""
-        return self.limits.limit(ask, self._clock())
+        return self.state.limit(ask, self._clock())
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself."""

@@ -4,6 +4,7 @@ All keys of a pool begin with `fairlane:{NAMESPACE:POOL}:`, so that they lie in 
 vanish when nobody exchanged for a day.
 """
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -74,11 +75,11 @@ class RedisHub:
     async def exchange(self, push: Push) -> Pull:
         """Apply a push, once, and tell what changed."""
         era, knows = ("", 0) if push.since is None else push.since
-        arguments: list[bytes | str | int | float] = [
+        charges = {client: str(grains) for client, grains in push.charges.items()}
+        arguments: list[Any] = [
             push.origin, push.seq, era, knows, new_name(), self._most_clients, ALIVE_S, DAY_S,
+            _encoded(json.dumps(charges, ensure_ascii=False)),
         ]  # fmt: skip
-        for client, grains in push.charges.items():
-            arguments += (_encoded(client), grains)
         async with self._errors():
             answer = await self._exchange([self._prefix + key for key in _KEYS], arguments)
             return _pull(push.seq, answer)
@@ -138,9 +139,9 @@ class RedisHub:
 def _pull(seq: int, answer: list[Any]) -> Pull:
     era, version, applied, members, *chunks = answer
     sums = {
-        _decoded(client): Sum(int(born), int(grains))
+        client: Sum(int(born), int(grains))
         for chunk in chunks
-        for client, grains, born in zip(*chunk, strict=True)
+        for client, grains, born in zip(*json.loads(_decoded(chunk)), strict=True)
     }
     return Pull(seq, _decoded(era), int(version), int(applied), sums, int(members))
 

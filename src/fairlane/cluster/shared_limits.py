@@ -29,7 +29,8 @@ class _Asking:
 class SharedLimits:
     """See the module. `run` it in a task of its own; until the hub answers, it counts as lost.
 
-    every_s: how long what was taken may be untold. log: where its host's words go.
+    hub: left open at the end. every_s: how long what was taken may be untold. log: where its
+    host's words go.
     """
 
     def __init__(

@@ -288,22 +288,24 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             self._hold(tokens)
 
     def _count_round(self, tokens: Mapping[RequestId, int], price: float) -> bool:
-        """Take in a report if it is one token for each of most that run; whether it was.
+        """Take in a report if it is as many tokens for each of most that run; whether it was.
 
-        Those that run and got none, such as long prompts, are given their part of the round back.
+        Of several steps there are as many rounds. Those that run and got none, such as long
+        prompts, are given their part of the rounds back.
         """
-        running = self._running
-        if set(tokens.values()) != {1}:
+        running, counts = self._running, set(tokens.values())
+        if len(counts) != 1:
             return False
         without = () if tokens.keys() == running.keys() else running.keys() - tokens.keys()
         if len(running) - len(without) != len(tokens) or len(without) > len(tokens):
             return False
-        self._tree.common.rounds += 1
+        (count,) = counts
+        self._tree.common.rounds += count
         for request_id in without:
             ticket = running[request_id]
-            ticket.output -= 1
+            ticket.output -= count
             for step in lineage(ticket.node):
-                step.charged -= price
+                step.charged -= price * count
         return True
 
     def _hold(self, tokens: Mapping[RequestId, int]) -> None:
