@@ -31,11 +31,12 @@ from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.counters import Level, Lift, Node, lift_to_least_or_last, no_lift
 from fairlane.core.errors import FairlaneError
 from fairlane.core.limits import Gate
+from fairlane.core.one_queue import hear_waiting, lift_to_elsewhere, tell_waiting
 from fairlane.core.options import AT_LEAST_ONE, NOT_NEGATIVE, Count, NotNegative, Weight
 from fairlane.core.policy import Policy, Priced, RepeatsCharges
 from fairlane.core.predict import Predictor
 from fairlane.core.saved import Saved
-from fairlane.core.sharing import Sharing
+from fairlane.core.sharing import Sharing, Waiting
 from fairlane.core.tree import ClientTree, PathOf, lineage
 from fairlane.core.tree import split_path as split_path
 from fairlane.core.types import ClientState, Outcome, Request, RequestId
@@ -210,7 +211,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if outcome is Outcome.FINISHED and self._predictor is not None:
             self._predictor.observe(ticket.request, ticket.output)
         self._reorder(node)
-        if not node.queue and not node.running:
+        if not (node.queue or node.running or node.waits_elsewhere):
             self._tree.retire(node)
 
     def _reorder(self, node: Node, *, lifted: bool = True, keep_lead: bool = False) -> None:
@@ -330,7 +331,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                 )
                 self._charge(ticket.node, last)
 
-    def _prepaid(self, ticket: Charged) -> float:
+    def _prepaid_of(self, ticket: Charged) -> float:
         """What a prediction charged for output that has not been delivered."""
         if not ticket.covered or ticket.covered <= ticket.output:
             return 0.0
@@ -360,7 +361,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
 
     def _give_back_advance(self, ticket: Charged) -> None:
         """Give back what was prepaid; from now on output is charged as it comes."""
-        prepaid = self._prepaid(ticket)
+        prepaid = self._prepaid_of(ticket)
         ticket.node.advance -= ticket.advance
         ticket.covered, ticket.advance = 0, 0.0
         if prepaid:
@@ -378,8 +379,8 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         step: Node | None = node
         while step is not None:
             step.charged += amount
-            if amount < 0 and step.waits:
-                step.level.push(step)
+            if amount < 0:
+                step.level.fell(step)
             step = step.parent
 
     # -- sharing with other schedulers -------------------------------------------------------
@@ -407,8 +408,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def take_charges(self) -> dict[str, float]:
         """See Policy.take_charges. O(clients with requests)."""
         sharing = self._shared()
-        prepaid = {} if self._predictor is None else self._prepaid_below()
-        charges = self._tree.take_charges(prepaid)
+        charges = self._tree.take_charges(self._prepaid())
         sharing.earn(sum(charges.values()))
         sharing.look(lambda request_id: self._charged(self._tickets[request_id]))
         return charges
@@ -421,14 +421,40 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if sharing.heard:
             self._relax(self._tree.hear(charges))
 
-    def set_max_debt(self, max_debt: float | None) -> None:
+    def set_max_debt(self, max_debt: float | None, most_credit: float | None = None) -> None:
         """See Policy.set_max_debt."""
-        self._shared().set_max_debt(max_debt)
+        self._shared().set_max_debt(max_debt, most_credit)
+
+    def tell_waiting(self, totals: Mapping[str, float]) -> Waiting:
+        """See Policy.tell_waiting. O(clients that wait anywhere), and with groups all in it."""
+        self._shared()
+        return tell_waiting(self._tree, totals, self._prepaid())
+
+    def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
+        """See Policy.hear_waiting. O(clients that wait anywhere), and with groups all in it."""
+        sharing = self._shared()
+        joins, sharing.one_queue = not sharing.one_queue, others is not None
+        hear_waiting(self._tree, others or (), totals, self._prepaid())
+        if joins and sharing.one_queue:
+            lift_to_elsewhere(self._tree)
+
+    def yields(self, slack: float) -> bool:
+        """See Policy.yields."""
+        node = self._tree.first(home=False)
+        return node is not None and any(
+            (least := step.level.elsewhere.least_counter()) is not None
+            and step.counter > least + slack
+            for step in lineage(node)
+        )
 
     def _shared(self) -> Sharing:
         if self._sharing is None:
             raise FairlaneError("this scheduler does not share its charges; call share() first")
         return self._sharing
+
+    def _prepaid(self) -> dict[Node, float]:
+        """The same as `_prepaid_below`, which it need not ask where nothing is predicted."""
+        return {} if self._predictor is None else self._prepaid_below()
 
     def _relax(self, levels: Iterable[Level]) -> None:
         most = self._shared().max_debt
@@ -470,8 +496,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
             node.fold()
             node.restart(node.base + (node.charged - kept) / node.weight, kept)
             node.weight = weight
-            if node.waits:
-                node.level.push(node)
+            node.level.fell(node)
         for watcher in self._watchers:
             watcher.set_weight(name, weight)
 
@@ -488,7 +513,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         prepaid: dict[Node, float] = {}
         for ticket in self._tickets.values():
             for step in lineage(ticket.node):
-                prepaid[step] = prepaid.get(step, 0.0) + self._prepaid(ticket)
+                prepaid[step] = prepaid.get(step, 0.0) + self._prepaid_of(ticket)
         return prepaid
 
     # -- state -------------------------------------------------------------------------------
