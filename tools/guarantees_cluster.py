@@ -18,9 +18,9 @@ from fairlane.core.fair_queue import FairQueue
 
 MEMORY = 200
 U = service_bound(MEMORY, 40) / 2  # of one server
-TRIES = 150
+TRIES = 120
 SIZES = (2, 3)
-JOBS = 150
+JOBS = 300
 STEPS = 2000
 H = 1.5
 SECTION = """## Over many schedulers
@@ -85,14 +85,15 @@ wrong without it.
 
 The search of above over what three clients send to which of two or three servers, {tries}
 workloads for each entry and size; H = {h} U and exchanges every 0 steps (each charge heard at
-once) or every 2. In units of U, the sum; U_r is a half or a third of it. B1 allows {b1:g} + 2A,
-B2 {b2:g} + 2A at least; the search met A of up to {stale:.2f} U.
+once) or every 2. Workloads whose A is too large for this H do not count. In units of U, the sum
+of both or all three. B1 allows {b1:g} + 2A, B2 {b2:.2f} + 2A at least.
 
 {table}
 
-Independent queues have no bound for who waits everywhere only while the search runs longer; for
-who waits at one they are what a single server is. What they lack is seen where clients do not
-wait everywhere: [cluster](cluster.md).
+The controls need more than a short search to go as wrong as they can:
+`tests/properties/test_cluster.py` has an attack on each. Independent queues are, where all wait
+everywhere or at one, what single servers are; what they lack shows where clients do not wait
+everywhere ([cluster](cluster.md)).
 """
 
 
@@ -155,9 +156,9 @@ def _waits_elsewhere(cluster: Cluster, member: int, client: str) -> bool:
     return any(cluster.ledger.queued(n, client) for n in others)
 
 
-def attack(variant: Variant, every: int, question: str) -> tuple[float, float]:
-    """The largest difference found, and the largest A of what led to it, in U."""
-    best = stale = 0.0
+def attack(variant: Variant, every: int, question: str) -> float:
+    """The largest difference found, in U; by workloads with so little charged that H is enough."""
+    best = 0.0
     for size in SIZES:
         draw = random.Random(size)
         waves, level = random_placed(draw, size), 0.0
@@ -165,12 +166,11 @@ def attack(variant: Variant, every: int, question: str) -> tuple[float, float]:
             other = mutate_placed(waves, draw, size)
             cluster = serve(variant, size, every, other)
             reached = getattr(cluster.ledger, question) / (size * U)
-            if reached >= level:
+            charged = cluster.ledger.most_charged(cluster.oldest) / (size * U) if every else 0.0
+            if reached >= level and 1 + 2 * charged <= H:
                 waves, level = other, reached
-                charged = cluster.ledger.most_charged(cluster.oldest) / (size * U)
-                stale = max(stale, charged)
         best = max(best, level)
-    return best, stale
+    return best
 
 
 def section() -> str:
@@ -179,14 +179,12 @@ def section() -> str:
         "| | B1, every 0 | B1, every 2 | B2, every 0 | B2, every 2 |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    stale = 0.0
     for variant in VARIANTS:
         print(f"attacking many: {variant.title}", file=sys.stderr)
         found = [attack(variant, e, q) for q in ("at_all", "at_one") for e in (0, 2)]
-        rows.append(f"| {variant.title} | " + " | ".join(f"{best:.2f}" for best, _ in found) + " |")
-        stale = max(stale, *(charged for _, charged in found))
+        rows.append(f"| {variant.title} | " + " | ".join(f"{best:.2f}" for best in found) + " |")
     return SECTION.format(
-        tries=TRIES, h=H, b1=2 * H + 1, b2=2 * H + 1 / max(SIZES), stale=stale,
+        tries=TRIES, h=H, b1=2 * H + 1, b2=2 * H + 1 / max(SIZES),
         table="\n".join(rows),
     )  # fmt: skip
 

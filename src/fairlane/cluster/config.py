@@ -10,6 +10,7 @@
     guard = 0.05                        # the part of a server's work that goes by its own charges
     max_debt = 50000                    # service per weight: the most that a client may be behind
     shared_limits = false               # limits hold over all servers of the pool together
+    same_upstreams = false              # gateways: they stand before the same upstreams
 
 Without a hub the schedulers of one server (the ranks of an engine) share with each other alone.
 """
@@ -26,7 +27,8 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.options import Positive, Range
 from fairlane.validation import checked
 
-_OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits")
+_OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits", "same_upstreams")
+_OF_UPSTREAMS_OF_ITS_OWN = ("guard", "max_debt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Cluster:
     guard: Annotated[float, Range(ge=0, lt=1)] = 0.05
     max_debt: Positive | None = None
     shared_limits: bool = False
+    same_upstreams: bool = False
 
     @classmethod
     def parse(cls, written: Mapping[str, Any], folder: Path) -> "Cluster":
@@ -52,6 +55,12 @@ class Cluster:
                 if key in written:
                     raise FairlaneError(f"{key} is for a hub, and there is none; name one by hub")
             return made
+        for key in _OF_UPSTREAMS_OF_ITS_OWN if made.same_upstreams else ():
+            if key in written:
+                raise FairlaneError(
+                    f"{key} is for upstreams that no other gateway has; with same_upstreams there "
+                    "is one queue, so remove it"
+                )
         _check_address(made.hub, has_password=made.password_env is not None)
         for key in ("pool", "namespace"):
             name = getattr(made, key)

@@ -113,7 +113,7 @@ class Configuration:
         "scheduler", "prices", "weights", "cluster", *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
-    SHARES_LIMITS: ClassVar[bool] = False  # whether its host honours [cluster] shared_limits
+    HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
     scheduler: Scheduling = field(default_factory=Scheduling)
     cost: LinearCost | QuadraticCost = field(
         default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
@@ -171,10 +171,13 @@ class Configuration:
                 f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "
                 "remove the table"
             )
-        if self.cluster.shared_limits and not self.SHARES_LIMITS:
+        if self.cluster.shared_limits and self.access.rules.adapters:
             raise FairlaneError(
-                "[cluster] shared_limits: limits hold for each server by itself here; remove it"
+                "[cluster] shared_limits: limits hold for each server by itself where adapters "
+                "name clients ([identity] lora); remove one of them"
             )
+        if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
+            raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
 
     @property
     def cached_part(self) -> float:

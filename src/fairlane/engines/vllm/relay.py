@@ -80,16 +80,8 @@ class Relay:
         if self._exchange is None or self._cluster.hub is None:
             return len(self._ends), {}
         state = self._exchange.state
-        servers = max(1, state.members)
-        now = asyncio.get_running_loop().time()
-        return servers * len(self._ends), {
-            "connected": state.connected,
-            "members": servers,
-            "exchanges": state.exchanges,
-            "failures": state.failures,
-            "age_s": None if state.last_at is None else now - state.last_at,
-            "stale": state.stale,
-        }
+        report = state.report(asyncio.get_running_loop().time())
+        return report["members"] * len(self._ends), report
 
     async def swap(self, engine: Any, heard: Mapping[str, float]) -> dict[str, float]:
         """Let one engine's scheduler hear; what it charged. An engine that is gone ends it all."""
