@@ -95,7 +95,7 @@ def simulate(
     router: Annotated[
         str | None,
         typer.Option(
-            help="Before replicas: round-robin (default), random, least-tokens, skewed, sticky, "
+            help="Before replicas: random (default), round-robin, least-tokens, skewed, sticky, "
             "prefix."
         ),
     ] = None,

@@ -18,7 +18,7 @@ from fairlane.workloads.trace import TracedRequest
 
 EXCHANGE_S = 0.2
 GUARD = 0.05
-ROUTER = "round-robin"
+ROUTER = "random"  # round robin keeps clients that send in step apart
 
 _WORDS = ("off", "central")
 _Part = Annotated[float, Range(gt=0, lt=1)]
@@ -53,7 +53,7 @@ def parse_reach(text: str | None) -> tuple[tuple[str, float], ...]:
 class ClusterSettings:
     """None and () leave a setting to its default.
 
-    router: a name in ROUTERS, round-robin by default. reach: (client, part of the replicas that its
+    router: a name in ROUTERS, random by default. reach: (client, part of the replicas that its
     requests may go to), all by default. exchange: seconds between two exchanges of charges, "off",
     or "central" for one queue before all replicas; 0.2 s for a scheduler that can share, else off.
     guard, max_debt: as of `FairQueue.share`; by default a guard of 5 % and the least debt that

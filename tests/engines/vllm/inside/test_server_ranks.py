@@ -14,7 +14,7 @@ import pytest
 from serving import CONTENDED, Server, guarded, write_model
 
 from fairlane.door.tenants import Role, Tenant, hash_key, new_key
-from tests.gateway.crowd import OUTPUT, Crowd, asking
+from tests.gateway.crowd import OUTPUT, Crowd, all_until, asking
 from tests.processes import wait_until
 
 WEIGHTS = {"alice": 4.0, "bob": 1.0, "carol": 1.0}
@@ -85,15 +85,8 @@ def test_weights_divide_what_all_engines_give(server: Server) -> None:
             for rank, names in ((0, first), (1, {"alice": (KEYS["alice"], waiting)}))
         ]
 
-        def until(tokens: int) -> Counter[str]:
-            before = crowds[0].served + crowds[1].served
-            while (served := crowds[0].served + crowds[1].served - before).total() < tokens:
-                for crowd in crowds:
-                    crowd.until(1)
-            return served
-
-        until(20 * SLOTS * OUTPUT)
-        served = until(100 * SLOTS * OUTPUT)
+        all_until(crowds, 20 * SLOTS * OUTPUT)
+        served = all_until(crowds, 100 * SLOTS * OUTPUT)
     assert served["alice"] / served["bob"] == pytest.approx(4.0, rel=0.1)
     told = [server.request("GET", "/fairlane/tenants", key=KEYS["bob"])[2] for _ in range(8)]
     assert all('"schedulers":2' in text.replace(" ", "") for text in told)  # any API server's
