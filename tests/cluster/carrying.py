@@ -105,7 +105,12 @@ class Pool:
         self.past = [Counter() for _ in self.members]
 
     def check(self) -> None:
-        """Everyone heard exactly what the others charged since its first answer."""
+        """Everyone heard exactly what the others charged since its first answer.
+
+        And all know the same of what everybody was charged in their era.
+        """
+        assert len({member.era for member in self.members}) == 1
+        assert len({tuple(member.totals[c] for c in CLIENTS) for member in self.members}) == 1
         for who, past in enumerate(self.past):
             assert past is not None
             for client in CLIENTS:

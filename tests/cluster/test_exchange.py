@@ -218,6 +218,35 @@ def test_what_hosts_tell_of_themselves_is_there_for_all() -> None:
     asyncio.run(run())
 
 
+def test_at_the_end_of_a_round_a_host_knows_all_that_was_told_and_charged(server: Server) -> None:
+    async def run() -> None:
+        told: list[Mapping[str, str] | None] = []
+        totals: list[dict[str, float]] = []
+        here, there = Desk(), Desk()
+        hubs = [server.hub() for _ in range(2)]
+
+        def hear(posts: Mapping[str, str] | None) -> None:
+            told.append(posts)
+            totals.append(dict(one.totals))
+            assert one.era or posts is None
+
+        one = Exchange([here], hubs[0], every_s=EVERY_S, told=hear)
+        two = Exchange([there], hubs[1], every_s=EVERY_S, tell="two".strip, tell_s=EVERY_S)
+        async with running(one, two):
+            await until(answered(one, two))
+            here.charge("a", 3)
+            there.charge("a", 5)
+            there.charge("b", 1)
+            await until(lambda: totals[-1] == {"a": 8 * GRAIN, "b": GRAIN})
+            await until(lambda: told[-1] is not None and list(told[-1].values()) == ["two"])
+            server.kill()
+            await until(lambda: told[-1] is None)
+            here.charge("a", 1)
+            await until(lambda: totals[-1] == {"a": 9 * GRAIN, "b": GRAIN})
+
+    asyncio.run(run())
+
+
 def test_who_is_cancelled_leaves_no_call_and_no_connection(server: Server) -> None:
     async def run() -> None:
         hub = server.hub()

@@ -62,6 +62,11 @@ def counter_of(site: Site, client: str, clients: Town) -> float:
     return float(told["clients"][client]["counter"])
 
 
+def has_caught_up(sites: list[Site], clients: Town) -> bool:
+    """Whether a, at the first gateway, has had its part since b, at the second, was ahead."""
+    return counter_of(sites[0], "a", clients) > counter_of(sites[1], "b", clients) - 100
+
+
 def ratio(counts: "Counter[str]") -> float:
     return counts["a"] / counts["b"]
 
@@ -81,6 +86,7 @@ def state_of(site: Site) -> ExchangeState:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("shares", [True, False])
 def test_clients_get_of_all_gateways_together_what_they_are_due(
     life: ExitStack, tmp_path: Path, hub: Server, shares: bool
@@ -98,6 +104,7 @@ def test_clients_get_of_all_gateways_together_what_they_are_due(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_without_its_hub_each_goes_on_and_shares_recover(
     life: ExitStack, tmp_path: Path, hub: Server
 ) -> None:
@@ -178,6 +185,7 @@ def test_what_may_be_owed_follows_from_windows_and_usual_requests(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("window", [2 * SLOTS, None], ids=["fixed", "learned"])
 @pytest.mark.parametrize(("same", "wanted"), [(True, 4.0), (False, 1.0)])
 def test_gateways_before_the_same_upstream_are_one_queue(
@@ -191,11 +199,33 @@ def test_gateways_before_the_same_upstream_are_one_queue(
     crowd = crowds(life, clients, {sites[0]: "a", sites[1]: "b"})
     served(crowd, TOKENS // 4)
     if same:  # in the first moment nobody knew of anybody, and b was ahead
-        until(lambda: counter_of(sites[0], "a", clients) > counter_of(sites[1], "b", clients) - 100)
+        until(lambda: has_caught_up(sites, clients))
     assert ratio(served(crowd, 3 * TOKENS)) == pytest.approx(wanted, rel=0.1 if same else 0.25)
     if same:  # the upstream is kept full, and no fuller than by one
         in_flight = sum(site.running.fleet.models["tiny"].pool.running for site in sites)
         assert in_flight <= 2 * 2 * SLOTS
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_one_queue_falls_apart_without_its_hub_and_is_one_again_with_it(
+    life: ExitStack, tmp_path: Path, hub: Server
+) -> None:
+    clients = town(tmp_path)
+    cluster = in_pool(hub, every_s=0.03, same_upstreams=True)
+    upstream = engine(life, 1.0, 2 * SLOTS)
+    sites = [before(life, tmp_path, upstream, cluster=cluster, window=2 * SLOTS) for _ in "01"]
+    crowd = crowds(life, clients, {sites[0]: "a", sites[1]: "b"})
+    served(crowd, TOKENS // 2)
+    hub.kill()
+    until(lambda: not any(state_of(site).connected for site in sites))
+    served(crowd, TOKENS // 8)
+    assert ratio(served(crowd, TOKENS)) == pytest.approx(1.0, rel=0.25)
+    hub.start()
+    until(lambda: connected(*sites))
+    served(crowd, TOKENS // 2)
+    until(lambda: has_caught_up(sites, clients))
+    assert ratio(served(crowd, 3 * TOKENS)) == pytest.approx(4.0, rel=0.1)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ Whoever begins to hear the others, and whoever hears them again, lifts those who
 those who wait elsewhere: it could not know of them when it let them in.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from fairlane.core.counters import Node
 from fairlane.core.sharing import Standing, Waiting
@@ -74,20 +75,20 @@ def hear_waiting(
 ) -> None:
     """See Policy.hear_waiting."""
     others, charged = list(others), tree.by_path(totals)
+    told: dict[str, set[Standing]] = defaultdict(set)
+    for other in others:
+        for standings in (other.here, other.there):
+            for client, standing in standings.items():
+                told[client].add(standing)
     wait = {client for other in others for client in other.here}
     gone = [node for node in tree.clients() if node.waits_elsewhere and node.client not in wait]
-    for other in others:
-        for client, told in other.here.items():
-            node = tree.node(client)
-            _raise(tree, node, client, told, charged, prepaid)
-            for step in lineage(node):
-                if not step.waits_elsewhere:
-                    step.level.elsewhere.push(step, len(step.level.children))
-    for other in others:
-        for client, told in other.there.items():
-            known = tree.find(client)
-            if known is not None:
-                _raise(tree, known, client, told, charged, prepaid)
+    for client, standing_by in told.items():
+        node = tree.node(client) if client in wait else tree.find(client)
+        if node is None:
+            continue
+        _raise(_steps(tree, node, client), standing_by, charged, prepaid)
+        if client in wait:
+            _waits(node)
     for node in gone:
         _leaves(tree, node)
 
@@ -102,17 +103,24 @@ def lift_to_elsewhere(tree: ClientTree) -> None:
 
 
 def _raise(
-    tree: ClientTree,
-    node: Node,
-    client: str,
-    told: Standing,
+    steps: Sequence[tuple[Node, str]],
+    told: Iterable[Standing],
     charged: Mapping[str, float],
     prepaid: Mapping[Node, float],
 ) -> None:
     """Take over lifts that were made elsewhere."""
-    for (step, path), (level, weight) in zip(_steps(tree, node, client), told, strict=False):
-        if step.weight == weight:
-            step.raise_by(level - _level(step, path, charged, prepaid))
+    for standing in told:
+        for (step, path), (level, weight) in zip(steps, standing, strict=False):
+            if step.weight == weight:
+                step.raise_by(level - _level(step, path, charged, prepaid))
+
+
+def _waits(node: Node) -> None:
+    """A client waits elsewhere, and so do its groups."""
+    step: Node | None = node
+    while step is not None and not step.waits_elsewhere:
+        step.level.elsewhere.push(step, len(step.level.children))
+        step = step.parent
 
 
 def _leaves(tree: ClientTree, node: Node) -> None:
@@ -125,9 +133,11 @@ def _leaves(tree: ClientTree, node: Node) -> None:
         tree.retire(node)
 
 
-def _steps(tree: ClientTree, node: Node, client: str) -> Iterator[tuple[Node, str]]:
+def _steps(tree: ClientTree, node: Node, client: str) -> Sequence[tuple[Node, str]]:
     """A client's groups and the client, from the top, with their paths."""
-    return zip(reversed(list(lineage(node))), tree.paths(client), strict=True)
+    if node.parent is None:
+        return ((node, client),)
+    return list(zip(reversed(list(lineage(node))), tree.paths(client), strict=True))
 
 
 def _level(

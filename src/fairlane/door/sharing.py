@@ -25,7 +25,8 @@ _SLACK_IN_U = 0.02
 class Sharing:
     """What one scheduler keeps for it, around its books.
 
-    unit: U of this scheduler, in service (of the weight 1). weights: of clients and groups, as they
+    unit: U of this scheduler, in service (of the weight 1); 0 where nothing is known of it yet, and
+    then there is no limit to debts. weights: of clients and groups, as they
     are at any time. Raises FairlaneError for a policy that cannot share, or has begun to serve.
 
     Schedulers before the same upstreams have one queue (core/one_queue.py): no debt is forgotten
@@ -95,6 +96,8 @@ class Sharing:
             return None
         if self._cluster.max_debt is not None:
             return self._cluster.max_debt
+        if not self._unit:
+            return None
         return _DEBT_IN_U * self._members * self._unit / self._least_weight
 
     @property

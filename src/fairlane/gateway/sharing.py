@@ -52,7 +52,8 @@ class Shared:
         self._models = models
         self._new_weights = weights
         self._weights = dict(weights())
-        self._text = tell(name, self._started, [])
+        self._strangers: set[str] = set()  # who tell nothing of their queues, and that was said
+        self._text = tell(name, self._started, [], queues={})
         self._parts: list[Mapping[str, Any]] = []
         self._refresh_at = 0.0
         self._unsaid: dict[str, float] = {}  # charges that were taken between two swaps
@@ -139,8 +140,7 @@ class Shared:
     def _told(self, posts: Mapping[str, str] | None) -> None:
         """What the others tell of their queues; then what is told of those here."""
         self._take({})  # so that counters hold what is in the totals, and nothing else
-        era = self.exchange.era
-        others = None if posts is None else [_read(text, era) for text in posts.values()]
+        others = None if posts is None else self._read(posts)
         told = {}
         for queue, dispatcher in self._queues:
             same = None if others is None else [one[queue] for one in others if queue in one]
@@ -149,6 +149,18 @@ class Shared:
             dispatcher.pump()
             told[queue] = _written(dispatcher.pool.tell(totals), self.exchange.era)
         self._text = tell(self._name, self._started, self._parts, queues=told)
+
+    def _read(self, posts: Mapping[str, str]) -> list[dict[str, Told]]:
+        """What others told of their queues; who never does is named once."""
+        found = []
+        for origin, text in posts.items():
+            queues = _read(text, self.exchange.era)
+            if queues is not None:
+                found.append(queues)
+            elif origin not in self._strangers:
+                self._strangers.add(origin)
+                log.warning("a server of this pool has not same_upstreams, and is not yielded to")
+        return found
 
 
 class _Totals(Mapping[str, float]):
@@ -181,13 +193,13 @@ def _written(told: Told, era: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read(text: str, era: str) -> dict[str, Told]:
-    """What a gateway told of its queues, by name; nothing, of what is none."""
+def _read(text: str, era: str) -> dict[str, Told] | None:
+    """What a gateway told of its queues, by name; None, of what tells nothing of them."""
     try:
-        queues = json.loads(text).get("queues", {})
+        queues = json.loads(text)["queues"]
         return {queue: _told(found, era) for queue, found in queues.items()}
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        return {}
+        return None
 
 
 def _told(found: Mapping[str, Any], era: str) -> Told:

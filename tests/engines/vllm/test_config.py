@@ -108,6 +108,10 @@ def test_prices_can_follow_a_gpus_time(tmp_path: Path) -> None:
         (f"[scheduler]\nname = 'fcfs'\n{HUB}", r"\[cluster\] fcfs cannot share"),
         ("[scheduler]\nname = 'lcf'\n[cluster]\nguard = 0.1", r"\[cluster\] lcf cannot share"),
         (f"{HUB}\nsame_upstreams = true", r"\[cluster\] same_upstreams is for gateways"),
+        (
+            f"{HUB}\nshared_limits = true\n[identity]\nlora = true",
+            r"\[cluster\] shared_limits: limits hold for each server by itself where adapters",
+        ),
         ("[prices]\ninput = -1", r"\[prices\] input must be greater than or equal to 0"),
         ("[prices]\ninput = '1'", r"\[prices\] input must be a valid number, not '1'"),
         ("[prices]\nimput = 1", r"\[prices\] unknown key 'imput': did you mean input"),
