@@ -43,12 +43,17 @@ class Server:
         left.reverse()
         while (left or self.jobs) and (steps is None or self.step < steps):
             while left and left[-1][1].arrival <= self.step:
-                self._arrive(*left.pop())
-            self._admit()
-            self._decode()
-            self.step += 1
+                self.take(*left.pop())
+            self.turn()
 
-    def _arrive(self, number: int, job: Job) -> None:
+    def turn(self) -> None:
+        """One step."""
+        self._admit()
+        self._decode()
+        self.step += 1
+
+    def take(self, number: int, job: Job) -> None:
+        """A job arrives, under a number of its own."""
         request = Request(number, job.client, job.prompt, job.output)
         if self.policy.enqueue(request, float(self.step)) is None:
             self.jobs[number] = job

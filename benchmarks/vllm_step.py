@@ -51,17 +51,6 @@ def step_ms(scheduler: Any) -> float:
     return 1000 * (time.perf_counter() - back + chosen - start)
 
 
-def measure(clients: int, steps: int, kinds: tuple[str, ...]) -> list[list[float]]:
-    """Steps of each kind, taken in turn so that the machine's moods hit all; see `make`."""
-    schedulers = [make(kind) for kind in kinds]
-    for scheduler in schedulers:
-        fill(scheduler, clients, steps)
-        for _ in range(20):
-            step_ms(scheduler)
-    rows = [[step_ms(scheduler) for scheduler in schedulers] for _ in range(steps)]
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
 def make(kind: str) -> Any:
     """A scheduler: "stock", "fair", or "sharing"."""
     scheduler = make_scheduler(fair=kind != "stock", seqs=RUNNING, batch_tokens=8192, blocks=20_000)
@@ -79,20 +68,31 @@ def exchange_ms(scheduler: Any, clients: int) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def measure_sharing(clients: int, steps: int) -> tuple[float, float, float]:
-    """Median step without and with sharing, and an exchange; the schedulers take turns."""
-    pair = [make(kind) for kind in ("fair", "sharing")]
+def measure(kinds: tuple[str, str], clients: int, steps: int) -> tuple[float, float, float]:
+    """Median step of two kinds, taken in turn so that the machine's moods hit both.
+
+    And the median exchange of the second, if it shares, else 0.
+    """
+    pair = [make(kind) for kind in kinds]
     for scheduler in pair:
         fill(scheduler, clients, steps)
         for _ in range(20):
             step_ms(scheduler)
-    times, exchanges = [], []
+    times, exchanges = [], [0.0]
     for number in range(steps):
-        if number % STEPS_IN_AN_EXCHANGE == 0:
+        if kinds[1] == "sharing" and number % STEPS_IN_AN_EXCHANGE == 0:
             exchanges.append(exchange_ms(pair[1], clients))
         times.append([step_ms(scheduler) for scheduler in pair])
-    alone, sharing = (statistics.median(column) for column in zip(*times, strict=True))
-    return alone, sharing, statistics.median(exchanges)
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return first, second, statistics.median(exchanges[1:] or exchanges)
+
+
+def added(before: float, more: float) -> str:
+    """Milliseconds more, in words."""
+    return (
+        f"+{more:.2f} ms = {100 * more / before:.0f} % of the scheduler, "
+        f"{100 * more / (GPU_STEP_MS + before):.1f} % of a 20 ms step"
+    )
 
 
 def main() -> None:
@@ -100,20 +100,17 @@ def main() -> None:
     quick = parser(__doc__).parse_args().quick
     steps = 10 if quick else STEPS
     for clients in (2,) if quick else (2, 100, 1000):
-        stock, fair = map(statistics.median, measure(clients, steps, ("stock", "fair")))
-        added = fair - stock
+        stock, fair, _ = measure(("stock", "fair"), clients, steps)
         print(
             f"{clients:5d} clients: stock {stock:.2f} ms, fair {fair:.2f} ms, "
-            f"+{added:.2f} ms = {100 * added / stock:.0f} % of the scheduler, "
-            f"{100 * added / (GPU_STEP_MS + stock):.1f} % of a 20 ms step"
+            f"{added(stock, fair - stock)}"
         )
     clients = 2 if quick else 1000
-    alone, sharing, exchange = measure_sharing(clients, steps)
-    added = sharing - alone + exchange / STEPS_IN_AN_EXCHANGE
+    alone, sharing, exchange = measure(("fair", "sharing"), clients, steps)
     print(
-        f"{clients:5d} clients, shared every 0.2 s: {alone:.2f} ms, sharing {sharing:.2f} ms and "
-        f"{exchange:.2f} ms an exchange, +{added:.2f} ms = {100 * added / alone:.0f} % of the "
-        f"scheduler, {100 * added / (GPU_STEP_MS + alone):.1f} % of a 20 ms step"
+        f"{clients:5d} clients: alone {alone:.2f} ms, sharing {sharing:.2f} ms and "
+        f"{exchange:.2f} ms for an exchange in {STEPS_IN_AN_EXCHANGE} steps, "
+        f"{added(alone, sharing - alone + exchange / STEPS_IN_AN_EXCHANGE)}"
     )
 
 

@@ -37,6 +37,7 @@ finished = st.builds(
     latency_s=seconds,
     asked_prompt_len=st.none() | tokens,
     asked_output_len=st.none() | tokens,
+    replica=st.none() | tokens,
     token_times_s=st.none() | st.lists(seconds),
 )
 turned_away = st.builds(
@@ -139,7 +140,7 @@ def test_csv_has_one_row_per_request(tmp_path: Path) -> None:
     assert first == {
         "id": "0", "client": "a", "arrival_s": "0.5", "prompt_len": "7", "output_len": "3",
         "ttft_s": "0.1", "latency_s": "0.4", "outcome": "finished", "reason": "",
-        "asked_prompt_len": "", "asked_output_len": "",
+        "asked_prompt_len": "", "asked_output_len": "", "replica": "",
     }  # fmt: skip
     assert (second["client"], second["ttft_s"]) == ("b\r,", "")
     assert second["reason"] == "rate limit\nof 5"
@@ -151,7 +152,16 @@ def test_parquet_keeps_the_columns(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an optional dependency")
     path = tmp_path / "run.parquet"
     record = RequestRecord(
-        "x", "b", 1.0, 1, 2, 0.5, 0.75, asked_output_len=9, token_times_s=[0.5, 0.75]
+        "x",
+        "b",
+        1.0,
+        1,
+        2,
+        0.5,
+        0.75,
+        asked_output_len=9,
+        replica=3,
+        token_times_s=[0.5, 0.75],
     )
     write_parquet(path, Run({}, [*ONE.records, record], 9.5))
     rows = parquet.read_table(path).to_pylist()
@@ -159,6 +169,7 @@ def test_parquet_keeps_the_columns(tmp_path: Path) -> None:
     assert [row["token_times_s"] for row in rows] == [None, [0.5, 0.75]]
     assert rows[1]["latency_s"] == 0.75
     assert [row["asked_output_len"] for row in rows] == [None, 9]
+    assert [row["replica"] for row in rows] == [None, 3]
 
 
 def test_parquet_without_pyarrow_says_what_to_install(
@@ -191,6 +202,8 @@ def test_parquet_without_pyarrow_says_what_to_install(
         (ENDED + ', "outcome": "lost"}', "outcome must be one of finished, rejected, aborted"),
         (ENDED + ', "token_times_s": [-1]}', "token_times_s must be seconds >= 0, not -1"),
         (ENDED + ', "token_times_s": 5}', "token_times_s must be a list of seconds"),
+        (ENDED + ', "replica": -1}', "replica must be a whole number >= 0, not -1"),
+        (ENDED + ', "replica": true}', "replica must be a whole number >= 0, not True"),
         (ENDED + ', "asked_output_len": -5}', "asked_output_len must be a whole number >= 0"),
         (ENDED + ', "asked_prompt_len": "5"}', "asked_prompt_len must be a whole number >= 0"),
     ],

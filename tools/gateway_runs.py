@@ -52,6 +52,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,6 +134,10 @@ class Sender:
             at += rng.expovariate(rate)
         await asyncio.gather(*tasks)
 
+    def name(self, number: int) -> str:
+        """Whose request it is."""
+        return "ab"[number % 2]
+
     async def _send(self, number: int) -> None:
         rng = random.Random(number)
         output = rng.randint(*self.shape.output)
@@ -142,7 +147,7 @@ class Sender:
             "max_tokens": output, "min_tokens": output, "ignore_eos": True, "temperature": 0,
             "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
-        headers = {HEADER: "ab"[number % 2], **_key()}
+        headers = {HEADER: self.name(number), **_key()}
         sent = time.perf_counter() - self.begin
         first, last, tokens, said = 0.0, 0.0, 0, b""
         try:
@@ -219,11 +224,15 @@ def _key() -> dict[str, str]:
 class Process:
     """A server in a process of its own, its log beside the results."""
 
-    def __init__(self, name: str, command: list[str], url: str, folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], url: str, folder: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
         self._name = name
         log = (folder / f"{name}.log").open("ab")
-        self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        more = os.environ | (environment or {})
+        self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=more)
 
     def wait(self, limit_s: float) -> float:
         """Until it answers; the seconds it took. Raises RuntimeError."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adversary import LIMITS, Job, Server, Wave, mutate, random_waves
+from tools import guarantees_cluster
 
 from fairlane.core.audit import Auditor, service_bound
 from fairlane.core.policy import Watcher
@@ -212,6 +213,7 @@ def main() -> None:
         tries=TRIES, restarts=RESTARTS, memory=MEMORY, steps=STEPS, longest=LIMITS["prompt"][1],
         jobs=JOBS, attack="\n".join(attack), theorems="\n".join(rows),
     )  # fmt: skip
+    page += "\n" + guarantees_cluster.section()
     draft = PAGE.with_suffix(".draft")
     draft.write_text(page)
     draft.replace(PAGE)

@@ -42,6 +42,7 @@ class RequestRecord:
     reason: str = ""
     asked_prompt_len: int | None = None  # where the server counted another prompt
     asked_output_len: int | None = None  # where another number of tokens was delivered
+    replica: int | None = None  # which of a cluster's replicas served it, from 0
     token_times_s: list[float] | None = None  # since arrival, only from real servers
 
     @property
@@ -112,7 +113,7 @@ def write_parquet(path: str | os.PathLike[str], run: Run) -> None:
         ) from error
     text, integer, real = pa.string(), pa.int64(), pa.float64()
     types = (
-        text, text, real, integer, integer, real, real, text, text, integer, integer,
+        text, text, real, integer, integer, real, real, text, text, integer, integer, integer,
         pa.list_(real),
     )  # fmt: skip
     schema = pa.schema(list(zip(_COLUMNS, types, strict=True)))
@@ -243,6 +244,9 @@ def _record(entry: Any) -> RequestRecord:
     for name in ("asked_prompt_len", "asked_output_len"):
         if getattr(record, name) is not None:
             _tokens(getattr(record, name), name)
+    if record.replica is not None:
+        is_number = _is_whole(record.replica) and record.replica >= 0
+        _require(is_number, f"replica must be a whole number >= 0, not {record.replica!r}")
     times = record.token_times_s
     _require(times is None or isinstance(times, list), "token_times_s must be a list of seconds")
     for time in times or ():
@@ -318,4 +322,4 @@ def _line(record: RequestRecord) -> dict[str, Any]:
 _COLUMNS = tuple(column.name for column in fields(RequestRecord))
 _CSV_COLUMNS = _COLUMNS[:-1]
 _REQUIRED = _COLUMNS[:5]
-_RARE = ("asked_prompt_len", "asked_output_len", "token_times_s")
+_RARE = ("asked_prompt_len", "asked_output_len", "replica", "token_times_s")

@@ -164,6 +164,30 @@ def test_simulate_with_every_option_of_the_schedulers(tmp_path: Path, trace: Pat
     assert [row["client"] for row in report["clients"]] == ["a", "b"]
 
 
+def test_simulate_a_cluster(tmp_path: Path) -> None:
+    flood = ("simulate", "overload", "--duration", "60", "--rates", "4,4", "--weights", "4,1")
+    cluster = (*flood, "--replicas", "2", "--reach", "1=0.5", "--router", "random")
+    alone = parsed(tmp_path, *cluster, "--exchange", "off")
+    shared = parsed(tmp_path, *cluster, "--exchange", "0.2", "--guard", "0.1", "--max-debt", "4e4")
+    assert shared["settings"]["cluster"] == {
+        "replicas": 2, "router": "random", "reach": [["1", 0.5]], "exchange": 0.2, "guard": 0.1,
+        "max_debt": 4e4,
+    }  # fmt: skip
+    of_alone, of_shared = (report["clients"][0]["share"]["median"] for report in (alone, shared))
+    assert of_alone > of_shared + 0.05
+    assert [row["replica"] for row in shared["replicas"]] == ["0", "1"]
+    home = max(shared["replicas"], key=lambda row: row["service of 1"]["median"])
+    assert sum(row["requests"]["median"] for row in shared["replicas"]) == 480
+    assert home["service of 1"]["median"] == shared["clients"][1]["service"]["median"]
+    table = answer(tmp_path, *cluster, "--output", "run.jsonl")
+    assert "largest difference while two wait at every replica" in table
+    assert "replica  requests" in table
+    records = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert {record["replica"] for record in records} == {0, 1}
+    answer(tmp_path, "plot", "run.jsonl", "--by-replica", "--output", "run.pdf")
+    assert (tmp_path / "run.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         'summary = "made up"\nmemory_tokens = 5000\n'
@@ -298,6 +322,14 @@ def test_compare_prints_rows_and_nothing_else(tmp_path: Path, reference_dir: Pat
             "request 540 of client 1: prompt_len + output_len is 512, and at most 265",
         ),
         ("simulate real", "suite real needs a trace"),
+        ("simulate overload --router random", "router: acts between --replicas"),
+        ("simulate overload --guard 0.1", "guard: acts between --replicas"),
+        ("simulate overload --replicas 2 --exchange now", "--exchange takes seconds, off or cent"),
+        ("simulate overload --replicas 2 --exchange -1", "exchange must be seconds, off or centr"),
+        ("simulate overload --replicas 2 --reach 1", "--reach takes CLIENT=PART with commas"),
+        ("simulate overload --replicas 2 --router ring", "unknown router 'ring': "),
+        ("simulate overload --replicas 2 --router prefix", "router prefix: no request says"),
+        ("simulate overload --replicas 2 --scheduler drr --exchange 1", "keeps no charges to shar"),
         ("simulate overload --trace trace.csv", "suite overload takes no trace: real does"),
         ("simulate overload --too-long drop", "too-long is for a trace"),
         ("simulate overload --format csv", "format csv: nothing is written without an output"),

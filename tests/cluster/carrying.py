@@ -22,13 +22,14 @@ class Step(NamedTuple):
 
 
 _WHICH = st.integers(0, 10**6)
-STEPS = st.lists(
-    st.one_of(
-        st.builds(Step, st.just("charge"), _WHICH, st.sampled_from(CLIENTS), st.integers(-9, 9)),
-        st.builds(Step, st.sampled_from(["send", "deliver", "answer", "exchange"]), _WHICH),
-    ),
-    max_size=60,
-)
+
+
+def steps(least: int = -9) -> st.SearchStrategy[list[Step]]:
+    """What happens to three members; `least`: of grains that are charged at once."""
+    clients, grains = st.sampled_from(CLIENTS), st.integers(least, 9)
+    charge = st.builds(Step, st.just("charge"), _WHICH, clients, grains)
+    talk = st.builds(Step, st.sampled_from(["send", "deliver", "answer", "exchange"]), _WHICH)
+    return st.lists(st.one_of(charge, talk), max_size=60)
 
 
 class Pool:
@@ -38,14 +39,15 @@ class Pool:
         self.members = members
         self.charged: list[Counter[str]] = [Counter() for _ in members]
         self.heard: list[Counter[str]] = [Counter() for _ in members]
+        self.least_news = 0  # in grains, of one client at once
         self.past: list[Counter[str] | None] = [None for _ in members]  # before its first answer
         self._waits: list[Counter[str]] = [Counter() for _ in members]  # charged, not begun
         self._ask = ask
         self._pushes: list[tuple[int, Push]] = []
         self._answers: list[tuple[int, Pull]] = []
 
-    def run(self, steps: Iterable[Step]) -> None:
-        """Do as told, and then let everyone hear everything."""
+    def run(self, steps: Iterable[Step], *, settled: bool = True) -> None:
+        """Do as told, and then let everyone hear everything, or not yet."""
         for step in steps:
             match step.what:
                 case "charge":
@@ -58,7 +60,8 @@ class Pool:
                     self.answer(step.which % len(self._answers))
                 case "exchange":
                     self.exchange(step.which % len(self.members))
-        self.settle()
+        if settled:
+            self.settle()
 
     def charge(self, who: int, client: str, grains: int) -> None:
         self.charged[who][client] += grains
@@ -79,7 +82,9 @@ class Pool:
         if self.past[who] is None:
             assert not news
             self.past[who] = Counter({client: total.grains for client, total in pull.sums.items()})
-        self.heard[who].update({client: round(news[client] / GRAIN) for client in news})
+        grains = {client: round(service / GRAIN) for client, service in news.items()}
+        self.heard[who].update(grains)
+        self.least_news = min(self.least_news, *grains.values(), 0)
 
     def exchange(self, who: int) -> None:
         """Send, deliver and answer."""
@@ -93,8 +98,19 @@ class Pool:
             for who in range(len(self.members)):
                 self.exchange(who)
 
+    def begin_anew(self) -> None:
+        """Count from now on, when everything was heard."""
+        self.charged = [Counter() for _ in self.members]
+        self.heard = [Counter() for _ in self.members]
+        self.past = [Counter() for _ in self.members]
+
     def check(self) -> None:
-        """Everyone heard exactly what the others charged since its first answer."""
+        """Everyone heard exactly what the others charged since its first answer.
+
+        And all know the same of what everybody was charged in their era.
+        """
+        assert len({member.era for member in self.members}) == 1
+        assert len({tuple(member.totals[c] for c in CLIENTS) for member in self.members}) == 1
         for who, past in enumerate(self.past):
             assert past is not None
             for client in CLIENTS:

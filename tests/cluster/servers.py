@@ -7,13 +7,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fairlane.cluster.redis import RedisHub
 from tests.processes import PATIENCE_S
 
 PASSWORD = "wohl bekomm's"
@@ -33,21 +35,30 @@ def programs() -> dict[str, str]:
     return found
 
 
+_KEEPS_NOTHING = ("--save", "", "--appendonly", "no")
+
+
 class Server:
     """One server, which asks for PASSWORD; what it knows is lost when it ends."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, options: Sequence[str] = _KEEPS_NOTHING) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self._command = [
             program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
-            "--save", "", "--appendonly", "no", "--requirepass", PASSWORD,
+            *options, "--requirepass", PASSWORD,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    def hub(self, pool: str = "p", **more: Any) -> RedisHub:
+        """A hub on it, which waits as long as a busy machine may take."""
+        return RedisHub(
+            self.url, pool=pool, **{"password": PASSWORD, "timeout_s": PATIENCE_S, **more}
+        )
 
     def start(self) -> None:
         """Until it accepts connections."""
@@ -86,11 +97,11 @@ class Server:
 
 
 @contextmanager
-def running(name: str, folder: Path) -> Iterator[Server]:
+def running(name: str, folder: Path, options: Sequence[str] = _KEEPS_NOTHING) -> Iterator[Server]:
     """A server of that name; skips the test where there is none."""
     if name not in programs():
         pytest.skip(f"{name}-server is not installed")
-    server = Server(programs()[name], folder)
+    server = Server(programs()[name], folder, options)
     server.start()
     try:
         yield server

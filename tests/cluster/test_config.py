@@ -34,7 +34,7 @@ def test_all_keys_are_taken(tmp_path: Path) -> None:
         ({"hubb": "x"}, "unknown key 'hubb'"),
         ({"every_s": 0}, "every_s must be"),
         ({"every_s": 61}, "every_s must be"),
-        ({"guard": 1.5}, "guard must be"),
+        ({"guard": 1.0}, "guard must be"),
         ({"guard": "0.1"}, "guard must be"),
         ({"max_debt": 0}, "max_debt must be"),
         ({"shared_limits": 1}, "shared_limits must be"),

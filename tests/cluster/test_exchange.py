@@ -13,8 +13,7 @@ from fairlane.cluster.exchange import Exchange
 from fairlane.cluster.hub import GRAIN, Hub, HubError, Pull, Push
 from fairlane.cluster.member import Member
 from fairlane.cluster.memory import HubState, MemoryHub
-from fairlane.cluster.redis import RedisHub
-from tests.cluster.servers import PASSWORD, Server
+from tests.cluster.servers import Server
 from tests.processes import PATIENCE_S
 
 LOG = "fairlane.cluster"
@@ -136,7 +135,7 @@ def test_a_lost_hub_is_said_once_and_so_is_its_return(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        hubs = [RedisHub(server.url, pool="p", password=PASSWORD) for _ in range(2)]
+        hubs = [server.hub() for _ in range(2)]
         here, beside, there = desks = [Desk(), Desk(), Desk()]
         one = Exchange([here, beside], hubs[0], every_s=EVERY_S)
         two = Exchange([there], hubs[1], every_s=EVERY_S)
@@ -166,7 +165,7 @@ def test_a_lost_hub_is_said_once_and_so_is_its_return(
 def test_a_hub_that_stands_still_holds_nobody_up(server: Server) -> None:
     async def run() -> None:
         here, beside = Desk(), Desk()
-        hub = RedisHub(server.url, pool="p", password=PASSWORD)
+        hub = server.hub()
         exchange = Exchange([here, beside], hub, every_s=EVERY_S)
         async with running(exchange):
             await until(answered(exchange))
@@ -219,9 +218,38 @@ def test_what_hosts_tell_of_themselves_is_there_for_all() -> None:
     asyncio.run(run())
 
 
+def test_at_the_end_of_a_round_a_host_knows_all_that_was_told_and_charged(server: Server) -> None:
+    async def run() -> None:
+        told: list[Mapping[str, str] | None] = []
+        totals: list[dict[str, float]] = []
+        here, there = Desk(), Desk()
+        hubs = [server.hub() for _ in range(2)]
+
+        def hear(posts: Mapping[str, str] | None) -> None:
+            told.append(posts)
+            totals.append(dict(one.totals))
+            assert one.era or posts is None
+
+        one = Exchange([here], hubs[0], every_s=EVERY_S, told=hear)
+        two = Exchange([there], hubs[1], every_s=EVERY_S, tell="two".strip, tell_s=EVERY_S)
+        async with running(one, two):
+            await until(answered(one, two))
+            here.charge("a", 3)
+            there.charge("a", 5)
+            there.charge("b", 1)
+            await until(lambda: totals[-1] == {"a": 8 * GRAIN, "b": GRAIN})
+            await until(lambda: told[-1] is not None and list(told[-1].values()) == ["two"])
+            server.kill()
+            await until(lambda: told[-1] is None)
+            here.charge("a", 1)
+            await until(lambda: totals[-1] == {"a": 9 * GRAIN, "b": GRAIN})
+
+    asyncio.run(run())
+
+
 def test_who_is_cancelled_leaves_no_call_and_no_connection(server: Server) -> None:
     async def run() -> None:
-        hub = RedisHub(server.url, pool="p", password=PASSWORD)
+        hub = server.hub()
         exchange = Exchange([Desk()], hub, every_s=EVERY_S)
         task = asyncio.create_task(exchange.run())
         await until(answered(exchange))

@@ -11,8 +11,9 @@ from fairlane.cluster.hub import MOST_GRAINS, Hub, Pull, Push, Since, new_name
 from fairlane.cluster.member import Member
 from fairlane.cluster.memory import HubState
 from fairlane.cluster.redis import RedisHub
-from tests.cluster.carrying import STEPS, Pool, Step
-from tests.cluster.servers import PASSWORD, Server
+from tests.cluster.carrying import Pool, Step, steps
+from tests.cluster.servers import Server
+from tests.cluster.timing import timed
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 def hub_on(server: Server, **more: Any) -> Iterator[Callable[[Callable[[RedisHub], Any]], Any]]:
     """A fresh hub, and a way to await what it does."""
     with asyncio.Runner() as runner:
-        hub = RedisHub(server.url, pool=new_name(), password=PASSWORD, **more)
+        hub = server.hub(new_name(), **more)
 
         async def done(ask: Callable[[RedisHub], Coroutine[Any, Any, T]]) -> T:
             return await ask(hub)
@@ -39,11 +40,17 @@ class Twice:
         self._ask = ask
         self._names: dict[str, str] = {"no era": "no era"}  # the model's, by the real one's
         self.model = HubState(most_clients)
+        self.now = 1_700_000_000.0  # the model's
+
+    @property
+    def eras(self) -> int:
+        """How many there were."""
+        return len(self._names) - 1
 
     def __call__(self, push: Push) -> Pull:
         real: Pull = self._ask(lambda hub: hub.exchange(push))
         since = push.since and Since(self._names[push.since.era], push.since.version)
-        model = self.model.exchange(Push(push.origin, push.seq, push.charges, since), 0.0)
+        model = self.model.exchange(Push(push.origin, push.seq, push.charges, since), self.now)
         assert self._names.setdefault(real.era, model.era) == model.era
         assert len(set(self._names.values())) == len(self._names)
         same = (model.seq, model.version, model.applied, model.members)
@@ -53,12 +60,12 @@ class Twice:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS)
-def test_it_answers_as_the_model_does(any_server: Server, steps: list[Step]) -> None:
+@given(happens=steps())
+def test_it_answers_as_the_model_does(any_server: Server, happens: list[Step]) -> None:
     for most_clients in (100, 1):
         with hub_on(any_server, most_clients=most_clients) as ask:
             pool = Pool([Member(name) for name in "mno"], Twice(ask, most_clients))
-            pool.run(steps)
+            pool.run(happens)
             if most_clients > 1:
                 pool.check()
 
@@ -79,6 +86,7 @@ def odd_pushes() -> Iterator[Push]:
     yield Push("m", 8, {"a": 1}, Since("era", 0))
     yield Push("n", 4, {"a": 1}, Since("era", 0))  # an origin that it does not know
     yield Push("m", 11, {"a": 1}, Since("no era", 0))
+    yield Push("m", 2, {}, None)  # late
     yield Push("m", 12, {"a": -MOST_GRAINS + 1}, Since("era", 0))
     yield Push("m", 13, {"a": -1}, Since("era", 0))
 
@@ -92,6 +100,20 @@ def test_it_answers_odd_pushes_as_the_model_does(any_server: Server) -> None:
             if since is not None and since.era == "era":
                 since = Since(era, since.version)
             era = both(Push(push.origin, push.seq, push.charges, since)).era
+
+
+def test_silent_members_are_not_counted_and_are_forgotten_after_a_day(any_server: Server) -> None:
+    with timed(any_server) as hub:
+        members: dict[str, Member] = {}
+        both = Twice(lambda ask: hub.at(both.now, ask), 100)
+        for waited_s, name in (
+            (0, "m"), (0, "m"), (14, "n"), (0.5, "n"), (0.5, "n"), (86_385, "n"), (0.5, "m"),
+            (0, "n"), (86_400, "m"), (0.5, "n"), (14, "m"), (1, "m"),
+        ):  # fmt: skip
+            both.now += waited_s
+            member = members.setdefault(name, Member(name))
+            member.heard(both(member.begin({"a": 1.0})))
+        assert both.eras == 3
 
 
 def test_what_members_tell_is_there_until_it_expires(any_server: Server) -> None:

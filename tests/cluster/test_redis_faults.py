@@ -16,11 +16,12 @@ from fairlane.cluster.redis import RedisHub
 from fairlane.core.errors import FairlaneError
 from tests.certificates import self_signed
 from tests.cluster.servers import PASSWORD, Server
+from tests.processes import PATIENCE_S
 
 
 @asynccontextmanager
 async def hub_at(url: str, password: str | None = PASSWORD, **more: Any) -> AsyncIterator[RedisHub]:
-    hub = RedisHub(url, pool="p", password=password, **more)
+    hub = RedisHub(url, pool="p", password=password, **{"timeout_s": PATIENCE_S, **more})
     try:
         yield hub
     finally:
@@ -141,7 +142,10 @@ def test_a_server_that_evicts_one_key_begins_a_new_era(server: Server, key: str)
 def test_pools_and_namespaces_keep_apart(server: Server) -> None:
     async def run() -> None:
         names = [("p", "s"), ("q", "s"), ("p", "t"), ("p:q", "s"), ("{}:ü", "s")]
-        hubs = [RedisHub(server.url, pool=p, namespace=n, password=PASSWORD) for p, n in names]
+        hubs = [
+            RedisHub(server.url, pool=p, namespace=n, password=PASSWORD, timeout_s=PATIENCE_S)
+            for p, n in names
+        ]
         for hub in hubs:
             member = Member("m")
             await swap(hub, member)

@@ -166,3 +166,28 @@ def test_an_auditor_takes_no_bound_or_weight_that_is_none(
 def test_a_bound_of_no_server_is_refused(numbers: dict[str, Any], complaint: str) -> None:
     with pytest.raises(FairlaneError, match=complaint):
         service_bound(**{"memory_tokens": 100, "longest_prompt": 10, **numbers})
+
+
+def test_of_several_queues_it_counts_who_waits_in_every_one_and_all_service() -> None:
+    auditor = Auditor(places=2)
+    here, there = fresh("fcfs"), fresh("fcfs")
+    here.watch(auditor.at(0))
+    there.watch(auditor.at(1))
+    enqueue_all(here, [req(("a", n), "a", 10) for n in range(3)])
+    enqueue_all(here, [req("b", "b", 10)])
+    enqueue_all(there, [req("b there", "b", 10)])
+    admit_next(here)
+    here.record_tokens({("a", 0): 500}, 0)  # nothing of a waits there
+    assert auditor.report().observed == 0.0
+    enqueue_all(there, [req("a there", "a", 10), req("a there too", "a", 10)])
+    here.record_tokens({("a", 0): 3}, 0)
+    assert auditor.report().observed == 6.0
+    there.finish("b there", 0)
+    assert admit_next(there) == "a there"
+    there.record_tokens({"a there": 500}, 0)  # b waits there no more
+    assert auditor.report().observed == 6.0
+    enqueue_all(there, [req("b again", "b", 10)])
+    there.record_tokens({"a there": 2}, 0)  # from where it was
+    assert auditor.report().observed == 6.0
+    there.record_tokens({"a there": 2}, 0)
+    assert (auditor.report().observed, auditor.report().between) == (8.0, ("a", "b"))

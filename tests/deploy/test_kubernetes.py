@@ -1,15 +1,19 @@
 """The manifests are what Kubernetes takes, and fit together."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from kubernetes_validate import ValidationError, validate
 
+from fairlane.cluster.config import Cluster
 from fairlane.gateway.app import EVERYONE
-from tests.deploy.files import KUBERNETES, manifest, manifests, pod
+from tests.cluster.servers import running
+from tests.deploy.files import KUBERNETES, compose, manifest, manifests, pod
 from tests.door.volume import SecretVolume
 from tests.engines.identity.site import Town
-from tests.gateway.site import gateway
+from tests.gateway.several import in_pool
+from tests.gateway.site import gateway, until
 from tests.loadgen.server import CompletionServer
 
 VERSIONS = ("1.30", "1.37")  # since 1.30 a preStop can sleep by itself
@@ -34,20 +38,59 @@ def test_a_misspelt_field_would_be_found(version: str, where: str) -> None:
         validate(deployment, version, strict=True)
 
 
-def test_one_process_decides() -> None:
-    """Limits and fairness are kept by one process: manifests must not make two of it."""
-    assert manifest("Deployment")["spec"]["replicas"] == 1
-    assert not [m for m in manifests() if m["kind"] == "HorizontalPodAutoscaler"]
+def cluster() -> Cluster:
+    """With whom the gateways share."""
+    text = manifest("ConfigMap")["data"]["fairlane.toml"]
+    return Cluster.parse(tomllib.loads(text)["cluster"], Path())
+
+
+def test_gateways_are_one_by_a_hub_of_their_own() -> None:
+    """Limits and fairness are of all of them: without a hub manifests must not make two."""
+    assert manifest("Deployment")["spec"]["replicas"] == 2
+    made = cluster()
+    assert made.same_upstreams
+    assert made.shared_limits
+    [port] = manifest("Service", "fairlane-hub")["spec"]["ports"]
+    assert made.hub == f"redis://fairlane-hub:{port['port']}"
+    hub = manifest("Deployment", "fairlane-hub")["spec"]
+    assert (hub["replicas"], hub["strategy"]) == (1, {"type": "Recreate"})
     assert manifest("PodDisruptionBudget")["spec"] | {"selector": None} == {
         "maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow", "selector": None,
     }  # fmt: skip
 
 
+def test_the_hub_takes_the_password_that_gateways_have() -> None:
+    [hub] = manifest("Deployment", "fairlane-hub")["spec"]["template"]["spec"]["containers"]
+    [gateway] = pod()["containers"]
+    name = cluster().password_env
+    assert name is not None
+    assert hub["args"][-2:] == ["--requirepass", f"$({name})"]
+    for container in (hub, gateway):
+        secrets = [source["secretRef"]["name"] for source in container["envFrom"]]
+        assert any(name in manifest("Secret", one)["stringData"] for one in secrets)
+
+
+def test_a_hub_started_like_that_serves_two_gateways(tmp_path: Path) -> None:
+    """With the options of the manifest, and of Compose, and the password of the Secret."""
+    [container] = manifest("Deployment", "fairlane-hub")["spec"]["template"]["spec"]["containers"]
+    _, *words = compose()["services"]["hub"]["command"]
+    assert container["args"][: len(words)] == words
+    with running("valkey", tmp_path, words) as hub, CompletionServer() as upstream:
+        made = in_pool(hub, same_upstreams=True, shared_limits=True)
+        with gateway(upstream.url, cluster=made) as one, gateway(upstream.url, cluster=made) as two:
+            for site in (one, two):
+                shared = site.running.shared
+                assert shared is not None
+                until(lambda state=shared.exchange.state: state.members == 2)  # type: ignore[misc]
+
+
 def test_whoever_selects_pods_finds_those_of_the_deployment() -> None:
+    for name in ("fairlane", "fairlane-hub"):
+        labels = manifest("Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        assert manifest("Service", name)["spec"]["selector"] == labels
+        assert manifest("Deployment", name)["spec"]["selector"]["matchLabels"] == labels
     template = manifest("Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert manifest("Service")["spec"]["selector"] == template
-    for kind in ("Deployment", "PodDisruptionBudget"):
-        assert manifest(kind)["spec"]["selector"]["matchLabels"] == template
+    assert manifest("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == template
     monitor = manifest("ServiceMonitor")["spec"]
     assert monitor["selector"]["matchLabels"] == manifest("Service")["metadata"]["labels"]
 

@@ -124,3 +124,26 @@ def test_ranks_of_data_parallelism_add_up() -> None:
     assert both["clients"]["a"]["queued"] == 1
     assert both["observed_difference"] == 7.0
     assert both["policy_errors"] == 1
+
+
+def test_how_sharing_goes_is_told_where_there_is_any() -> None:
+    assert not [line for line in lines({"a": {}}) if "fairlane_cluster" in line]
+    with_hub = {
+        "connected": True, "members": 3, "schedulers": 6, "age_s": 0.25, "stale": 7.0,
+        "max_debt": 900.0, "bound": 2000.0, "exchanges": 41, "failures": 2, "heard": 1e6,
+    }  # fmt: skip
+    found = set(lines({}, cluster=with_hub))
+    assert found >= {
+        "fairlane_cluster_connected 1.0", "fairlane_cluster_members 3.0",
+        "fairlane_cluster_schedulers 6.0", "fairlane_cluster_exchange_age_seconds 0.25",
+        "fairlane_cluster_stale 7.0", "fairlane_cluster_max_debt 900.0",
+        "fairlane_cluster_bound 2000.0", "fairlane_cluster_exchanges_total 41.0",
+        "fairlane_cluster_exchange_failures_total 2.0", "fairlane_cluster_heard_total 1e+06",
+    }  # fmt: skip
+    ranks_alone = lines({}, cluster={"schedulers": 2, "heard": 5.0, "stale": 0.0})
+    assert not [line for line in ranks_alone if "connected" in line]  # nobody is to be alarmed
+
+
+def test_what_each_rank_heard_adds_up() -> None:
+    ranks = [{"clients": {}, "cluster": {"schedulers": 2, "heard": heard}} for heard in (3.0, 4.0)]
+    assert merge(ranks)["cluster"] == {"schedulers": 2, "heard": 7.0}

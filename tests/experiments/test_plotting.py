@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 from fairlane.core.errors import FairlaneError
+from fairlane.experiments.clusters import ClusterSettings
 from fairlane.experiments.plotting import plot_runs, save_page
 from fairlane.experiments.report import RunGroup, runs_report
 from fairlane.experiments.settings import Settings
@@ -61,6 +63,21 @@ def test_the_same_quantity_has_the_same_scale_in_all_runs(runs: dict[str, Run]) 
     limits = [axes.get_ylim() for axes in plot_runs(runs).axes]
     assert len(set(limits[:3])) == 1
     assert len(set(limits[3:6])) == 1
+
+
+def test_service_at_each_replica_adds_up_to_that_of_all(runs: dict[str, Run]) -> None:
+    two = ClusterSettings(replicas=2)
+    run = Settings(suite="overload", scheduler="vtc", duration=60, cluster=two).run()
+    page = plot_runs({"two": run}, by_replica=True)
+    by_title = {axes.get_title(loc="left"): axes.lines for axes in page.axes}
+    of_all = by_title["Service under two"]
+    at = [by_title[f"Service at replica {replica} under two"] for replica in range(2)]
+    for line, here, there in zip(of_all, *at, strict=True):
+        assert max(map(max, (here.get_ydata(), there.get_ydata()))) > 0
+        total = np.asarray(here.get_ydata()) + np.asarray(there.get_ydata())
+        assert np.asarray(line.get_ydata()) == pytest.approx(total)
+    with pytest.raises(FairlaneError, match="by-replica: these are runs of one server"):
+        plot_runs(runs, by_replica=True)
 
 
 def test_of_many_clients_four_are_shown_and_the_page_says_so() -> None:

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -77,10 +77,24 @@ class Crowd:
 
     def until(self, tokens: int) -> Counter[str]:
         """Wait for so many tokens more; whose they were. Raises what a client met."""
-        before = self.served.copy()
-        while (self.served - before).total() < tokens:
-            for worker in self._working:
-                if worker.done():
-                    worker.result()
-            time.sleep(0.01)
-        return self.served - before
+        return all_until([self], tokens)
+
+    def check(self) -> None:
+        """Raise what a client met."""
+        for worker in self._working:
+            if worker.done():
+                worker.result()
+
+
+def all_until(crowds: Sequence[Crowd], tokens: int) -> Counter[str]:
+    """Wait until these were served so many tokens more, together; whose they were."""
+
+    def served() -> Counter[str]:
+        return sum((crowd.served for crowd in crowds), Counter())
+
+    before = served()
+    while (served() - before).total() < tokens:
+        for crowd in crowds:
+            crowd.check()
+        time.sleep(0.01)
+    return served() - before

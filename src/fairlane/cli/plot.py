@@ -14,6 +14,9 @@ def plot(
     output: Annotated[
         Path, typer.Option(help="The drawing; its suffix is the format: png, pdf or svg.")
     ] = Path("fairlane.png"),
+    by_replica: Annotated[
+        bool, typer.Option("--by-replica", help="Also draw service at each replica of a cluster.")
+    ] = False,
 ) -> None:
     """Draw service, response time and difference of results.
 
@@ -21,6 +24,7 @@ def plot(
 
     \b
     fairlane plot vtc.jsonl fcfs.jsonl --output both.pdf
+    fairlane plot shared.jsonl independent.jsonl --by-replica
     fairlane plot VTC-artifact/fair_bench/VTC/all_results_overload.jsonl
     """
     from fairlane.experiments.plotting import plot_runs, save_page
@@ -31,5 +35,5 @@ def plot(
     names = [file.stem for file in files]
     unique = len(set(names)) == len(names)
     runs = {file.stem if unique else str(file): read_run(file) for file in files}
-    save_page(plot_runs(runs), output)
+    save_page(plot_runs(runs, by_replica=by_replica), output)
     say(f"wrote {output}")

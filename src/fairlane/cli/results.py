@@ -18,6 +18,10 @@ _METRICS = {
     "bound": "VTC's bound on it",
     "aborted": "rejected or aborted requests",
 }
+_OF_CLUSTER = {
+    "observed_difference": "largest difference while two wait at every replica",
+    "bound": "the bound on it",
+}
 _LATENCIES = [
     f"{quantity}_{spread}"
     for quantity in ("ttft", "tpot")
@@ -31,13 +35,20 @@ _SERVICE = {
     "entitlement": "entitled",
     "slowdown_mean": "slowdown",
 }
+_REPLICAS = 16
+_AT_REPLICA = {"observed_difference": "largest difference"}
 
 
 def print_results(
-    title: str, metrics: Mapping[str, "Range"], clients: Mapping[str, Mapping[str, "Range"]]
+    title: str,
+    metrics: Mapping[str, "Range"],
+    clients: Mapping[str, Mapping[str, "Range"]],
+    *,
+    of_cluster: bool = False,
 ) -> None:
     """Print the headline metrics, then each client's latencies and shares (`Report`)."""
-    known = {name: label for name, label in _METRICS.items() if name in metrics}
+    labels = _METRICS | (_OF_CLUSTER if of_cluster else {})
+    known = {name: label for name, label in labels.items() if name in metrics}
     rows = [[label, _cell(metrics[name])] for name, label in known.items()]
     print_table((f"{title} ", ""), rows)
     print()
@@ -66,6 +77,23 @@ def print_results(
             [client, *(_cell(values[name]) for name in service)]
             for client, values in clients.items()
         ],
+        about,
+    )
+
+
+def print_replicas(replicas: Mapping[str, Mapping[str, "Range"]]) -> None:
+    """Print what each replica did, of a cluster; the first ones, if there are many."""
+    if not replicas:
+        return
+    shown = list(replicas.items())[:_REPLICAS]
+    names = list(shown[0][1])
+    about = "served by each replica"
+    if len(replicas) > len(shown):
+        about += f", of {len(replicas)} the first {len(shown)}; --json has all"
+    print()
+    print_table(
+        ("replica ", *(_AT_REPLICA.get(name, name) for name in names)),
+        [[replica, *(_cell(values[name]) for name in names)] for replica, values in shown],
         about,
     )
 

@@ -15,10 +15,12 @@ from fairlane.cli.output import (
     progress_bar,
     say,
 )
-from fairlane.cli.results import print_results
+from fairlane.cli.results import print_replicas, print_results
 
 if TYPE_CHECKING:
-    from fairlane.experiments.runs import Report
+    from collections.abc import Mapping
+
+    from fairlane.experiments.runs import Range, Report
 
 
 def simulate(
@@ -87,6 +89,35 @@ def simulate(
     no_noise: Annotated[
         bool, typer.Option("--no-noise", help="Every step takes exactly what the profile says.")
     ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Servers of this kind; one without a router.")
+    ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            help="Before replicas: random (default), round-robin, least-tokens, skewed, sticky, "
+            "prefix."
+        ),
+    ] = None,
+    reach: Annotated[
+        str | None,
+        typer.Option(help="bob=0.25: bob's requests go to a quarter of the replicas; all to all."),
+    ] = None,
+    exchange: Annotated[
+        str | None,
+        typer.Option(
+            help="Seconds after which replicas tell each other what they charged (0.2), off, or "
+            "central: one queue before all."
+        ),
+    ] = None,
+    guard: Annotated[
+        float | None,
+        typer.Option(help="Part of a replica's service given as if it stood alone (0.05)."),
+    ] = None,
+    max_debt: Annotated[
+        float | None,
+        typer.Option(help="Service per weight that a client may be ahead for service elsewhere."),
+    ] = None,
     workers: Workers = None,
     json: Json = False,
 ) -> None:
@@ -102,9 +133,11 @@ def simulate(
     fairlane simulate arena --scheduler rpm --rate-limit 10 --output rpm.jsonl
     fairlane simulate shared-prefix --scheduler dlpm --prefix-cache-tokens 2048
     fairlane simulate overload --profile h200-llama-2-7b --rate-scale 10 --duration 45
+    fairlane simulate overload --replicas 8 --router least-tokens --reach 1=0.25
     fairlane simulate real --trace trace.csv --scheduler vtc-oracle --predict-range 0.5
     fairlane simulate real --trace long.csv --duration 600 --too-long clip
     """
+    from fairlane.experiments.clusters import cluster_settings, parse_exchange, parse_reach
     from fairlane.experiments.runs import simulate_runs
     from fairlane.experiments.settings import Settings
     from fairlane.experiments.weights import parse_weights
@@ -131,6 +164,14 @@ def simulate(
         artifact_lift=artifact,
         first_prefill_delay_s=cold_start,
         noise=not no_noise,
+        cluster=cluster_settings(
+            replicas,
+            router=router,
+            reach=parse_reach(reach),
+            exchange=parse_exchange(exchange),
+            guard=guard,
+            max_debt=max_debt,
+        ),
     )
     with progress_bar("simulating") as progress:
         report = simulate_runs(
@@ -140,20 +181,28 @@ def simulate(
     if json:
         print_json(_as_json(report))
     else:
-        print_results(f"{suite} under {scheduler}", report.metrics, report.clients)
+        print_results(
+            f"{suite} under {scheduler}", report.metrics, report.clients,
+            of_cluster=replicas is not None,
+        )  # fmt: skip
+        print_replicas(report.replicas)
         for file in report.files:
             say(f"wrote {file}")
 
 
 def _as_json(report: "Report") -> dict[str, object]:
-    clients = [
-        {"client": client, **{name: value._asdict() for name, value in values.items()}}
-        for client, values in report.clients.items()
-    ]
     return {
         "settings": report.settings.described(),
         "runs": report.runs,
         "files": report.files,
         "metrics": {name: value._asdict() for name, value in report.metrics.items()},
-        "clients": clients,
+        "clients": _rows("client", report.clients),
+        **({"replicas": _rows("replica", report.replicas)} if report.replicas else {}),
     }
+
+
+def _rows(what: str, ranges: "Mapping[str, Mapping[str, Range]]") -> list[dict[str, object]]:
+    return [
+        {what: name, **{quantity: value._asdict() for quantity, value in values.items()}}
+        for name, values in ranges.items()
+    ]

@@ -11,6 +11,7 @@
     guard = 0.05                        # the part of a server's work that goes by its own charges
     max_debt = 50000                    # service per weight: the most that a client may be behind
     shared_limits = false               # limits hold over all servers of the pool together
+    same_upstreams = false              # gateways: they stand before the same upstreams
 
 Without a hub the schedulers of one server (the ranks of an engine) share with each other alone.
 """
@@ -24,11 +25,12 @@ from urllib.parse import urlsplit
 
 from fairlane.cluster.hub import Hub
 from fairlane.core.errors import FairlaneError
-from fairlane.core.options import Fraction, Positive, Range
+from fairlane.core.options import Positive, Range
 from fairlane.validation import checked
 
 RAY = "ray"
-_OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits")
+_OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits", "same_upstreams")
+_OF_UPSTREAMS_OF_ITS_OWN = ("guard", "max_debt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,10 @@ class Cluster:
     password_env: str | None = None
     ca: str | None = None
     every_s: Annotated[float, Range(ge=0.01, le=60)] = 0.2
-    guard: Fraction = 0.05
+    guard: Annotated[float, Range(ge=0, lt=1)] = 0.05
     max_debt: Positive | None = None
     shared_limits: bool = False
+    same_upstreams: bool = False
 
     @classmethod
     def parse(cls, written: Mapping[str, Any], folder: Path) -> "Cluster":
@@ -54,10 +57,13 @@ class Cluster:
                 if key in written:
                     raise FairlaneError(f"{key} is for a hub, and there is none; name one by hub")
             return made
-        if made.hub != RAY:
-            _check_address(made.hub, has_password=made.password_env is not None)
-        elif made.password_env is not None:
-            raise FairlaneError("password_env is for a hub on a server, not for ray; remove it")
+        for key in _OF_UPSTREAMS_OF_ITS_OWN if made.same_upstreams else ():
+            if key in written:
+                raise FairlaneError(
+                    f"{key} is for upstreams that no other gateway has; with same_upstreams there "
+                    "is one queue, so remove it"
+                )
+        _check_hub(made.hub, has_password=made.password_env is not None)
         for key in ("pool", "namespace"):
             name = getattr(made, key)
             if not name or not name.isprintable():
@@ -101,8 +107,12 @@ class Cluster:
         return password
 
 
-def _check_address(url: str, *, has_password: bool) -> None:
+def _check_hub(url: str, *, has_password: bool) -> None:
     """Raise FairlaneError, which shows no password, for what is no address of a hub."""
+    if url == RAY:
+        if has_password:
+            raise FairlaneError("password_env is for a hub on a server, not for ray; remove it")
+        return
     try:
         parts = urlsplit(url)
         good = (

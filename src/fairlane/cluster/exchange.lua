@@ -6,16 +6,18 @@
 --       sums, born: hashes by client; changed: sorted set of clients by version
 -- ARGV  origin, seq, the era that the push was made for ("" for none), the version that it knows,
 --       the name of a new era, most clients, seconds alive, seconds of a day,
---       and then client, grains in turn
--- Gives {era, version, applied, members, {clients, sums, born}, {clients, sums, born}, ...}
+--       charges: JSON, an object of grains (as text) by client
+-- Gives {era, version, applied, members, sums, sums, ...}: each JSON of {clients, sums, born}
 --
+-- JSON is much less work for both sides than thousands of words would be.
 -- Sums are added by HINCRBY: 64 bits, where numbers of this language have 53. All that is kept in
 -- pairs is counted in pairs: where a server evicts one of the keys the counts differ.
 
 local STATE, ORIGINS, SEEN, SUMS, BORN, CHANGED = unpack(KEYS)
 local origin, seq, made_for, knows = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local most_clients, alive_s, day_s = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local FIRST_CHARGE, AT_ONCE = 9, 1000
+local charges = cjson.decode(ARGV[9])
+local AT_ONCE = 1000
 local era, version
 
 local function open()
@@ -48,19 +50,36 @@ local function drop_longest_unchanged()
   end
 end
 
+-- Of clients that are charged at `version`, remember so; born are those that had no sum.
+local function note_charged(clients, versions)
+  local new = redis.call('ZADD', CHANGED, unpack(versions))
+  if new > 0 then
+    for _, client in ipairs(clients) do
+      redis.call('HSETNX', BORN, client, version)
+    end
+  end
+end
+
 local function apply()
-  if #ARGV >= FIRST_CHARGE then
+  local clients, versions = {}, {}
+  if next(charges) then
     version = redis.call('HINCRBY', STATE, 'version', 1)
   end
-  for i = FIRST_CHARGE, #ARGV, 2 do
-    local client = ARGV[i]
-    local sum = redis.pcall('HINCRBY', SUMS, client, ARGV[i + 1])
+  for client, grains in pairs(charges) do
+    local sum = redis.pcall('HINCRBY', SUMS, client, grains)
     if type(sum) == 'table' and sum.err then  -- it would not fit into 64 bits
       return false
     end
-    if redis.call('ZADD', CHANGED, version, client) == 1 then
-      redis.call('HSET', BORN, client, version)
+    clients[#clients + 1] = client
+    versions[#versions + 1] = version
+    versions[#versions + 1] = client
+    if #clients == AT_ONCE then
+      note_charged(clients, versions)
+      clients, versions = {}, {}
     end
+  end
+  if #clients > 0 then
+    note_charged(clients, versions)
   end
   drop_longest_unchanged()
   return true
@@ -102,7 +121,11 @@ else
   open()
 end
 
-local silent = redis.call('ZRANGEBYSCORE', SEEN, '-inf', now - day_s, 'LIMIT', 0, AT_ONCE)
+local function exact(value)
+  return string.format('%.17g', value)
+end
+
+local silent = redis.call('ZRANGEBYSCORE', SEEN, '-inf', '(' .. exact(now - day_s), 'LIMIT', 0, AT_ONCE)
 if #silent > 0 then
   redis.call('ZREM', SEEN, unpack(silent))
   redis.call('HDEL', ORIGINS, unpack(silent))
@@ -111,13 +134,13 @@ end
 local from = take()
 redis.call('ZADD', SEEN, now, origin)
 local _, applied = last_push()
-local members = redis.call('ZCOUNT', SEEN, now - alive_s, '+inf')
+local members = redis.call('ZCOUNT', SEEN, '(' .. exact(now - alive_s), '+inf')
 local answer = {era, version, applied, members}
 local clients = redis.call('ZRANGEBYSCORE', CHANGED, string.format('(%.0f', from), '+inf')
 for first = 1, #clients, AT_ONCE do
   local some = {unpack(clients, first, math.min(first + AT_ONCE - 1, #clients))}
   local sums, born = redis.call('HMGET', SUMS, unpack(some)), redis.call('HMGET', BORN, unpack(some))
-  answer[#answer + 1] = {some, sums, born}
+  answer[#answer + 1] = cjson.encode({some, sums, born})
 end
 for _, key in ipairs(KEYS) do
   redis.call('EXPIRE', key, day_s)

@@ -13,14 +13,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fairlane.cluster.hub import Hub, HubError, Pull, Push
 from fairlane.cluster.member import Member
 
 LONGEST_WAIT_S = 5.0  # until a lost hub is asked again
 TELL_S = 2.0  # how often a member tells of itself
-TOLD_LIVES_S = 10.0
+LEAST_LIFE_S = 2.0  # of what it told
+_LIVES = 5  # times that it could have told anew
 FAREWELL_S = 2.0  # for the last push
 _FADES = 0.99  # of `stale`, by exchange: half of it is gone after 69
 
@@ -49,12 +50,26 @@ class ExchangeState:
     last_at: float | None = None
     stale: float = 0.0
 
+    def report(self, now: float) -> dict[str, Any]:
+        """For telemetry. now: by the loop's clock."""
+        return {
+            "connected": self.connected,
+            "members": max(1, self.members),
+            "exchanges": self.exchanges,
+            "failures": self.failures,
+            "age_s": None if self.last_at is None else now - self.last_at,
+            "stale": self.stale,
+        }
+
 
 class Exchange:
     """See the module. `run` it in a task of its own.
 
     hub: closed at the end; None where `ends` share with each other alone. tell: what the others
-    may know of this host, asked every TELL_S; see Hub.post. log: where its host's words go.
+    may know of this host, asked every `tell_s`; see Hub.post. told: is called with what the others
+    tell, by origin, at the end of each round in which the hub answered: all ends have heard all
+    that it told, and all that they charged is in `totals`. With None it has not answered. log:
+    where its host's words go.
     """
 
     def __init__(
@@ -64,6 +79,8 @@ class Exchange:
         *,
         every_s: float = 0.2,
         tell: Callable[[], str] | None = None,
+        tell_s: float = TELL_S,
+        told: Callable[[Mapping[str, str] | None], None] | None = None,
         log: logging.Logger = logging.getLogger("fairlane.cluster"),  # noqa: B008
     ) -> None:
         self.state = ExchangeState()
@@ -71,7 +88,11 @@ class Exchange:
         self._log = log
         self._stopping = asyncio.Event()
         self._unheard: dict[End, dict[str, float]] = {end: {} for end in ends}
-        self._link = None if hub is None else _Link(hub, self.state, every_s, tell, log)
+        self._told = told
+        self._link = None
+        if hub is not None:
+            asks = told is not None
+            self._link = _Link(hub, self.state, every_s, tell, tell_s, asks, log)
 
     async def run(self) -> None:
         """Exchange until `stop`, or until there is no end left."""
@@ -80,8 +101,8 @@ class Exchange:
             while self._unheard and not self._stopping.is_set():
                 began = clock()
                 await self._round()
-                pause = max(0.0, began + self._every_s - clock())
-                await _wait(self._stopping, pause)
+                rest = max(0.0, began + self._every_s - clock())
+                await pause(self._stopping, rest)
             if self._link is not None:
                 await self._swap()
                 await self._link.farewell()
@@ -93,6 +114,16 @@ class Exchange:
         """Let `run` push what is left, and end."""
         self._stopping.set()
 
+    @property
+    def era(self) -> str:
+        """The hub's, of which `totals` are; "" while it is not known."""
+        return "" if self._link is None else self._link.member.era
+
+    @property
+    def totals(self) -> Mapping[str, float]:
+        """Service by client that was charged anywhere; see Totals."""
+        return {} if self._link is None else self._link.member.totals
+
     async def _round(self) -> None:
         await self._swap()
         if self._link is not None:
@@ -101,6 +132,11 @@ class Exchange:
                 _add(unheard, news)
         if any(self._unheard.values()):
             await self._swap()
+        if self._link is not None and self._told is not None:
+            if self._link.posts is not None:
+                self._told(self._link.posts)
+            elif not self.state.connected:
+                self._told(None)
 
     async def _swap(self) -> None:
         """All ends at once: what each charged goes to the others and to the hub."""
@@ -117,7 +153,7 @@ class Exchange:
                 if other is not end:
                     _add(unheard, answer)
             if self._link is not None:
-                _add(self._link.unsaid, answer)
+                self._link.member.owe(answer)
 
     def _drop(self, end: End, error: BaseException) -> None:
         if not isinstance(error, Exception):
@@ -126,24 +162,33 @@ class Exchange:
         self._log.error("a scheduler takes part no more: %s", str(error) or type(error).__name__)
 
 
+class _Answer(NamedTuple):
+    """What one call of the hub brought: sums, and what others told."""
+
+    pull: Pull
+    posts: dict[str, str]
+
+
 class _Link:
     """A host's side of its hub: what it has to say, and whether the hub is there.
 
-    unsaid: service by client that was charged here since it last began a push.
+    posts: what others told of themselves, if the hub answered in this round, and if it `asks`.
     """
 
     def __init__(
         self, hub: Hub, state: ExchangeState, every_s: float,
-        tell: Callable[[], str] | None, log: logging.Logger,
+        tell: Callable[[], str] | None, tell_s: float, asks: bool, log: logging.Logger,
     ) -> None:  # fmt: skip
-        self.unsaid: dict[str, float] = {}
+        self.member = Member()
+        self.posts: dict[str, str] | None = None
         self._hub = hub
-        self._member = Member()
+        self._asks = asks
+        self._tell_s = tell_s
         self._state = state
         self._every_s = every_s
         self._tell = tell
         self._log = log
-        self._asking: asyncio.Task[Pull] | None = None  # one call at a time
+        self._asking: asyncio.Task[_Answer] | None = None  # one call at a time
         self._tell_at = 0.0
         self._lost_at: float | None = None
         self._ask_again_at = 0.0
@@ -152,12 +197,11 @@ class _Link:
     async def exchange(self) -> dict[str, float]:
         """Say and hear; nothing is heard where the hub is lost, or takes longer than a round."""
         now = asyncio.get_running_loop().time()
-        push = self._member.begin(self.unsaid)
-        self.unsaid = {}
+        self.posts = None
         if self._asking is None:
             if now < self._ask_again_at:
                 return {}
-            self._asking = asyncio.create_task(self._call(push, now))
+            self._asking = asyncio.create_task(self._call(self.member.begin({}), now))
         await asyncio.wait({self._asking}, timeout=self._every_s)
         if not self._asking.done():
             return {}
@@ -168,32 +212,35 @@ class _Link:
         """Push what is left, if the hub is there."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
-                while self._state.connected and (self.unsaid or self._member.owes):
+                while self._state.connected and self.member.owes:
                     await self.exchange()
 
     async def close(self) -> None:
         """Give up the call that may be under way, and the hub."""
         if self._asking is not None:
             self._asking.cancel()
-            await asyncio.wait({self._asking})
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self._hub.close()
 
-    async def _call(self, push: Push, now: float) -> Pull:
+    async def _call(self, push: Push, now: float) -> "_Answer":
         pull = await self._hub.exchange(push)
         if self._tell is not None and now >= self._tell_at:
-            await self._hub.post(self._member.origin, self._tell(), TOLD_LIVES_S)
-            self._tell_at = now + TELL_S
-        return pull
+            lives_s = max(LEAST_LIFE_S, _LIVES * self._tell_s)
+            await self._hub.post(self.member.origin, self._tell(), lives_s)
+            self._tell_at = now + self._tell_s
+        posts = dict(await self._hub.posts()) if self._asks else {}
+        posts.pop(self.member.origin, None)
+        return _Answer(pull, posts)
 
-    def _take(self, asked: "asyncio.Task[Pull]") -> dict[str, float]:
+    def _take(self, asked: "asyncio.Task[_Answer]") -> dict[str, float]:
         """What the call brought."""
         state, now = self._state, asyncio.get_running_loop().time()
         try:
-            pull = asked.result()
+            pull, self.posts = asked.result()
         except HubError as error:
             self._lose(error, now)
             return {}
-        news = self._member.heard(pull)
+        news = self.member.heard(pull)
         if self._lost_at is None:
             state.stale = max(_FADES * state.stale, sum(s for s in news.values() if s > 0))
         else:
@@ -220,8 +267,8 @@ def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
         total[client] = total.get(client, 0.0) + service
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """For an event, so long at most."""
+async def pause(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, so long at most."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()

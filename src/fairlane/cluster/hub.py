@@ -11,7 +11,8 @@ made for an era and applied in no other; who comes with another, or with none, i
 
 What a hub keeps is bounded: beyond so many clients it drops who was not charged for longest, and
 it forgets origins that said nothing for a day. A dropped client that is charged again begins at 0,
-with a new `born`.
+with a new `born`: nothing is lost by that where all members had heard of it, and a newcomer is told
+of fewer.
 """
 
 import secrets
@@ -19,11 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from fairlane.cluster.limits import Ask, Verdicts
+
 GRAIN = 2.0**-20  # of service: prices are multiples of it
-MOST_CLIENTS = 200_000  # whose sums a hub keeps
+MOST_CLIENTS = 50_000  # whose sums a hub keeps
 MOST_GRAINS = 2**63  # sums are of 64 bits; one that would not be begins a new era
-ALIVE_S = 15.0  # who was heard of so lately counts as a member
-DAY_S = 86_400.0  # an origin that was silent for so long is forgotten
 
 
 class HubError(Exception):
@@ -81,6 +82,9 @@ class Hub(Protocol):
 
     async def exchange(self, push: Push) -> Pull:
         """Apply a push, once, and tell what changed."""
+
+    async def limit(self, ask: Ask) -> Verdicts:
+        """Let requests in by limits that hold over all servers; see limits.py."""
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself; it is forgotten after `lives_s`, or with the next post."""

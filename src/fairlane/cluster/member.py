@@ -11,7 +11,7 @@ nobody who had news. Its first answer is the past, which is not charged to anybo
 all new: what it holds is heard, but nothing of what only the old one held.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from fairlane.cluster.hub import GRAIN, MOST_CLIENTS, Pull, Push, Since, Sum, new_name
@@ -25,6 +25,29 @@ class _Known(NamedTuple):
     born: int
     own: int
     others: int
+
+
+class Totals(Mapping[str, float]):
+    """Service by client that was charged anywhere in the era that a member knows.
+
+    A view: what it was given to push is in it at once. 0 for clients of whom it knows nothing.
+    """
+
+    def __init__(
+        self, known: Mapping[str, _Known], pending: Mapping[str, int], sent: Mapping[str, int]
+    ) -> None:
+        self._known, self._pending, self._sent = known, pending, sent
+
+    def __getitem__(self, client: str) -> float:
+        known = self._known.get(client)
+        grains = 0 if known is None else known.own + known.others
+        return (grains + self._pending.get(client, 0) + self._sent.get(client, 0)) * GRAIN
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._known, **self._pending, **self._sent})
+
+    def __len__(self) -> int:
+        return len({**self._known, **self._pending, **self._sent})
 
 
 class Member:
@@ -49,10 +72,24 @@ class Member:
         """Whether anything that was charged here may not be at the hub yet."""
         return bool(self._pending) or (self._sent is not None and bool(self._sent.charges))
 
-    def begin(self, charges: Mapping[str, float]) -> Push:
-        """The push to send now: the last one while it has no answer, and `charges` wait then."""
+    @property
+    def era(self) -> str:
+        """The one that it knows, or ""."""
+        return "" if self._since is None else self._since.era
+
+    def owe(self, charges: Mapping[str, float]) -> None:
+        """So much was charged here, for the next push."""
         for client, service in charges.items():
             self._owe(client, round(service / GRAIN))
+
+    @property
+    def totals(self) -> Mapping[str, float]:
+        """All that was charged to each client, as far as it is known and heard here; see Totals."""
+        return Totals(self._known, self._pending, {} if self._sent is None else self._sent.charges)
+
+    def begin(self, charges: Mapping[str, float]) -> Push:
+        """The push to send now: the last one while it has no answer, and `charges` wait then."""
+        self.owe(charges)
         if self._sent is None:
             self._seq += 1
             batch = {} if self._since is None else self._take()

@@ -8,16 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fairlane.cluster.hub import (
-    ALIVE_S,
-    DAY_S,
-    MOST_CLIENTS,
-    MOST_GRAINS,
-    Pull,
-    Push,
-    Sum,
-    new_name,
-)
+from fairlane.cluster.hub import MOST_CLIENTS, MOST_GRAINS, Pull, Push, Sum, new_name
+from fairlane.cluster.limits import ALIVE_S, DAY_S, Ask, LimitsState, Verdicts
 
 
 @dataclass(slots=True)
@@ -49,6 +41,7 @@ class HubState:
     ) -> None:
         self._most_clients = most_clients
         self._name_era = name_era
+        self._limits = LimitsState()
         self._posts: dict[str, tuple[str, float]] = {}  # text, and when it is forgotten
         self._open()
 
@@ -61,6 +54,10 @@ class HubState:
         members = sum(now - each.seen < ALIVE_S for each in self._origins.values())
         sums = self._changed_since(knows)
         return Pull(push.seq, self._era, self._version, origin.applied, sums, members)
+
+    def limit(self, ask: Ask, now: float) -> Verdicts:
+        """Let requests in by limits that hold over all servers."""
+        return self._limits.limit(ask, now)
 
     def post(self, origin: str, text: str, lives_s: float, now: float) -> None:
         """Keep what a member tells of itself."""
@@ -137,6 +134,10 @@ class MemoryHub:
     async def exchange(self, push: Push) -> Pull:
         """Apply a push, once, and tell what changed."""
         return self.state.exchange(push, self._clock())
+
+    async def limit(self, ask: Ask) -> Verdicts:
+        """Let requests in by limits that hold over all servers."""
+        return self.state.limit(ask, self._clock())
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself."""

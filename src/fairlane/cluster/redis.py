@@ -4,23 +4,18 @@ All keys of a pool begin with `fairlane:{NAMESPACE:POOL}:`, so that they lie in 
 vanish when nobody exchanged for a day.
 """
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fairlane.cluster.hub import (
-    ALIVE_S,
-    DAY_S,
-    MOST_CLIENTS,
-    HubError,
-    Pull,
-    Push,
-    Sum,
-    new_name,
-)
+from fairlane.cluster.hub import MOST_CLIENTS, HubError, Pull, Push, Sum, new_name
+from fairlane.cluster.limits import ALIVE_S, DAY_S, QUEUE_FULL, Ask, Verdict, Verdicts
+from fairlane.core.buckets import Quota
 from fairlane.core.errors import FairlaneError
+from fairlane.core.types import Rejection
 
 try:
     from redis.asyncio import Redis
@@ -34,6 +29,7 @@ except ImportError as error:
     ) from error
 
 _EXCHANGE = Path(__file__).with_name("exchange.lua").read_text(encoding="utf-8")
+_LIMIT = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
 _KEYS = ("state", "origins", "seen", "sums", "born", "changed")
 _TIMEOUT_S = 2.0
 
@@ -74,18 +70,27 @@ class RedisHub:
         self._prefix = f"fairlane:{{{quote(namespace, safe='')}:{quote(pool, safe='')}}}:"
         self._most_clients = most_clients
         self._exchange = self._client.register_script(_EXCHANGE)
+        self._limit = self._client.register_script(_LIMIT)
 
     async def exchange(self, push: Push) -> Pull:
         """Apply a push, once, and tell what changed."""
         era, knows = ("", 0) if push.since is None else push.since
-        arguments: list[bytes | str | int | float] = [
+        charges = {client: str(grains) for client, grains in push.charges.items()}
+        arguments: list[Any] = [
             push.origin, push.seq, era, knows, new_name(), self._most_clients, ALIVE_S, DAY_S,
+            _encoded(json.dumps(charges, ensure_ascii=False)),
         ]  # fmt: skip
-        for client, grains in push.charges.items():
-            arguments += (_encoded(client), grains)
         async with self._errors():
             answer = await self._exchange([self._prefix + key for key in _KEYS], arguments)
             return _pull(push.seq, answer)
+
+    async def limit(self, ask: Ask) -> Verdicts:
+        """Let requests in by limits that hold over all servers."""
+        words = _Words(self._prefix)
+        words.tell(ask)
+        async with self._errors():
+            servers, *found = await self._limit(list(words.keys), words.arguments)
+            return Verdicts(int(servers), [_verdict(texts) for texts in found])
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself."""
@@ -134,11 +139,60 @@ class RedisHub:
 def _pull(seq: int, answer: list[Any]) -> Pull:
     era, version, applied, members, *chunks = answer
     sums = {
-        _decoded(client): Sum(int(born), int(grains))
+        client: Sum(int(born), int(grains))
         for chunk in chunks
-        for client, grains, born in zip(*chunk, strict=True)
+        for client, grains, born in zip(*json.loads(_decoded(chunk)), strict=True)
     }
     return Pull(seq, _decoded(era), int(version), int(applied), sums, int(members))
+
+
+class _Words:
+    """An Ask as the script of limits reads it: keys, and arguments that name them by place."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.keys: dict[bytes, int] = {}
+        self.arguments: list[bytes | str | int | float] = []
+        self._key("limits:seen")
+        self._key("limits:taken")
+
+    def tell(self, ask: Ask) -> None:
+        """All of it."""
+        self._say(ask.origin, ask.seq, ALIVE_S, DAY_S)
+        self._say(len(ask.taken))
+        for quota, amount in ask.taken.items():
+            self._say(self._bucket(quota), quota.per_minute, amount)
+        self._say(len(ask.waiting))
+        for client, count in ask.waiting.items():
+            self._say(self._waiting(client), count)
+        self._say(len(ask.arrivals))
+        for arrival in ask.arrivals:
+            queue = self._waiting(arrival.client) if arrival.client else 0
+            self._say(queue, arrival.most_waiting, len(arrival.quotas))
+            for quota in arrival.quotas:
+                self._say(self._bucket(quota), quota.kind, quota.per_minute)
+
+    def _say(self, *words: str | float) -> None:
+        self.arguments += words
+
+    def _bucket(self, quota: Quota) -> int:
+        return self._key(f"limits:{quota.kind}:{quota.path}")
+
+    def _waiting(self, client: str) -> int:
+        return self._key(f"limits:waiting:{client}")
+
+    def _key(self, name: str) -> int:
+        """Its place, counted from 1."""
+        return self.keys.setdefault(_encoded(self._prefix + name), len(self.keys) + 1)
+
+
+def _verdict(texts: list[bytes]) -> Verdict:
+    reason, wait, *left = texts
+    rejection = None
+    if reason:
+        name = _decoded(reason)
+        rejection = Rejection(name, None if name == QUEUE_FULL else float(wait))
+    return Verdict(rejection, tuple(float(amount) for amount in left))
 
 
 def _encoded(text: str) -> bytes:

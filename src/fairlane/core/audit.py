@@ -16,6 +16,10 @@ that joins starts at the level of the least, or where it was if that is further.
 in which two run, their distance changes as their services differ, so no difference exceeds twice
 the widest spread.
 
+Of several queues, as of the replicas of a cluster, all service counts, and a client is backlogged
+while it has requests waiting in every one of them: only then is it the scheduler's doing who is
+served (see `Auditor.at`).
+
 Service that was charged by an estimate counts as what it is settled to from then on; a difference
 that was found in between stays in the report.
 
@@ -114,11 +118,12 @@ class _Race:
 class _Live(Priced):
     """What the auditor notes of a request."""
 
-    __slots__ = ("client",)
+    __slots__ = ("client", "place")
 
-    def __init__(self, request: Request, client: str) -> None:
+    def __init__(self, request: Request, client: str, place: int) -> None:
         super().__init__(request)
         self.client = client
+        self.place = place
 
 
 class Auditor:
@@ -128,6 +133,7 @@ class Auditor:
     name_of: from a request's client to whom is audited, such as the client's organisation; by
         default the client itself.
     pairwise: how many backlogged clients are compared with each other.
+    places: how many queues there are; ids of requests must differ between them.
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class Auditor:
         bound: float | None = None,
         name_of: Callable[[str], str] = str,
         pairwise: int = 16,
+        places: int = 1,
     ) -> None:
         self._cost: Cost = LinearCost() if cost is None else cost
         self._weights = checked_weights(weights)
@@ -146,9 +153,10 @@ class Auditor:
         self._bound = bound
         self._name_of = name_of
         self._pairwise = pairwise
+        self._places = places
         self._live: dict[RequestId, _Live] = {}
         self._requests: dict[str, int] = {}  # live ones, by client
-        self._waiting: dict[str, int] = {}  # of the backlogged clients
+        self._waiting: dict[str, dict[int, int]] = {}  # requests by client and place
         self._totals: dict[str, float] = {}  # service per weight
         self._race = _Race()  # of the backlogged clients
         self._left: dict[str, float] = {}  # starts of clients that are not backlogged
@@ -162,15 +170,19 @@ class Auditor:
         """What was found so far."""
         return Audit(self._observed, self._between, 2 * self._spread, self._bound)
 
+    def at(self, place: int) -> "AuditorAt":
+        """What watches the policy of one of several queues, numbered from 0."""
+        return AuditorAt(self, place)
+
     # -- events, named as the policy's -------------------------------------------------------
 
-    def enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request, place: int = 0) -> None:
         """A request was accepted."""
         client = self._name_of(request.client)
-        self._live[request.id] = _Live(request, client)
+        self._live[request.id] = _Live(request, client, place)
         self._requests[client] = self._requests.get(client, 0) + 1
         self._totals.setdefault(client, 0.0)
-        self._wait(client)
+        self._wait(client, place)
 
     def admit(self, request_id: RequestId, *, cached_tokens: int = 0) -> None:
         """A waiting request was admitted."""
@@ -180,7 +192,7 @@ class Auditor:
             live.admission = self._cost.admission(live.request.prompt_tokens, cached_tokens)
             self._serve(live.client, live.admission)
             self._compare([live.client])
-        self._wait_no_more(live.client)
+        self._wait_no_more(live.client, live.place)
 
     def record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
         """Output tokens were delivered, all at the same moment."""
@@ -220,7 +232,7 @@ class Auditor:
         if undo and not live.output and live.admission is not None:
             self._correct(live.client, -live.admission)
             live.admission = None
-        self._wait(live.client)
+        self._wait(live.client, live.place)
 
     def finish(self, request_id: RequestId) -> None:
         """A request ended. Unknown ids are passed over."""
@@ -228,10 +240,12 @@ class Auditor:
         if live is None:
             return
         if not live.running:
-            self._wait_no_more(live.client)
+            self._wait_no_more(live.client, live.place)
         self._requests[live.client] -= 1
         if not self._requests[live.client]:
             del self._requests[live.client]
+            if live.client not in self._left:  # it never was backlogged
+                del self._totals[live.client]
             self._forget()
 
     def set_weight(self, name: str, weight: float) -> None:
@@ -302,10 +316,10 @@ class Auditor:
 
     # -- who is backlogged -------------------------------------------------------------------
 
-    def _wait(self, client: str) -> None:
-        waiting = self._waiting.get(client, 0)
-        self._waiting[client] = waiting + 1
-        if waiting:
+    def _wait(self, client: str, place: int) -> None:
+        waiting = self._waiting.setdefault(client, {})
+        waiting[place] = waiting.get(place, 0) + 1
+        if waiting[place] > 1 or len(waiting) < self._places:
             return
         total = self._totals[client]
         least = self._race.least(self._totals)
@@ -319,11 +333,17 @@ class Auditor:
         else:
             self._unpaired[client] = None
 
-    def _wait_no_more(self, client: str) -> None:
-        self._waiting[client] -= 1
-        if self._waiting[client]:
+    def _wait_no_more(self, client: str, place: int) -> None:
+        waiting = self._waiting[client]
+        waiting[place] -= 1
+        if waiting[place]:
             return
-        del self._waiting[client]
+        was_backlogged = len(waiting) == self._places
+        del waiting[place]
+        if not waiting:
+            del self._waiting[client]
+        if not was_backlogged:
+            return
         self._left[client] = self._race.starts.pop(client)
         if client in self._least:
             self._unpair(client)
@@ -340,3 +360,21 @@ class Auditor:
             if client not in self._requests and not ahead:
                 del self._left[client], self._totals[client]
         self._most_left = 64 + 2 * len(self._left)
+
+
+class AuditorAt:
+    """An auditor of several queues as the `Watcher` of one of them."""
+
+    def __init__(self, auditor: Auditor, place: int) -> None:
+        self._auditor = auditor
+        self._place = place
+        self.admit = auditor.admit
+        self.record_tokens = auditor.record_tokens
+        self.settle = auditor.settle
+        self.requeue = auditor.requeue
+        self.finish = auditor.finish
+        self.set_weight = auditor.set_weight
+
+    def enqueue(self, request: Request) -> None:
+        """A request was accepted."""
+        self._auditor.enqueue(request, self._place)

@@ -108,7 +108,9 @@ class Buckets:
     def _forget_full(self, now: float) -> None:
         for bucket in self._buckets.values():
             bucket.refill(now)
-        self._buckets = {k: b for k, b in self._buckets.items() if b.left < b.capacity}
+        self._buckets = {
+            k: b for k, b in self._buckets.items() if b.left < b.capacity or b.beyond > 0
+        }
         self._look_again_at = _KEPT + 2 * len(self._buckets)
 
 

@@ -10,7 +10,8 @@ requests. See `Node.fold`.
 
 Where several schedulers share their charges (sharing.py), a counter also holds what was charged
 elsewhere; less that it would be the counter of a scheduler that stands alone, here called its home
-counter. A second heap keeps the home order, if somebody wants to know it.
+counter. A second heap keeps the home order, if somebody wants to know it. Where they also share
+what they serve, a third keeps those who wait elsewhere, by their counters here.
 
 Forgetting hands out no advantage: a forgotten client returns as a new one, and new ones start at
 the highest counter that was ever forgotten among their siblings. As the backlogged move on, that
@@ -62,6 +63,9 @@ class Common:
         self.home = False
 
 
+BY_COUNTER, AT_HOME, ELSEWHERE = range(3)  # orders
+
+
 class Order:
     """Siblings that are backlogged, in a heap of lower bounds of their counters.
 
@@ -70,32 +74,32 @@ class Order:
     the top; entries that are no longer their child's are dropped there. Ties go to the child that
     was known first.
 
-    home: 0 for the order by counters, 1 for the home order.
+    which: BY_COUNTER; AT_HOME for the home order; ELSEWHERE for those who are backlogged elsewhere.
     """
 
-    __slots__ = ("common", "heap", "home")
+    __slots__ = ("common", "heap", "which")
 
-    def __init__(self, common: Common, home: int) -> None:
+    def __init__(self, common: Common, which: int) -> None:
         self.common = common
-        self.home = home
+        self.which = which
         self.heap: list[Entry] = []
 
     def least(self) -> "Node | None":
         """The child with the least counter, after renewing what stands before it."""
-        heap, now, home = self.heap, self.common.rounds, self.home
+        heap, now, which = self.heap, self.common.rounds, self.which
         while heap:
             entry = heap[0]
             child = entry[2]
-            if entry is not child.entries[home]:
+            if entry is not child.entries[which]:
                 heappop(heap)
                 continue
             charged = child.charged + child.rate * (now - child.since)
             counter = child.base + charged / child.weight
-            if home:
+            if which == AT_HOME:
                 counter -= child.away
             if counter <= entry[0]:
                 return child
-            child.entries[home] = entry = (counter, child.seq, child)
+            child.entries[which] = entry = (counter, child.seq, child)
             heapreplace(heap, entry)
         return None
 
@@ -105,12 +109,12 @@ class Order:
 
     def push(self, child: "Node", most: int) -> None:
         """A child became backlogged, or its counter fell. most: how many are backlogged."""
-        home = self.home
-        counter = child.counter - child.away if home else child.counter
-        child.entries[home] = entry = (counter, child.seq, child)
+        which = self.which
+        counter = child.counter - child.away if which == AT_HOME else child.counter
+        child.entries[which] = entry = (counter, child.seq, child)
         heappush(self.heap, entry)
         if len(self.heap) > 2 * most + 64:
-            self.heap = [entry for entry in self.heap if entry is entry[2].entries[home]]
+            self.heap = [entry for entry in self.heap if entry is entry[2].entries[which]]
             heapify(self.heap)
 
 
@@ -118,13 +122,15 @@ class Level:
     """Siblings that share by counters."""
 
     __slots__ = (
-        "backlogged", "children", "common", "home", "last", "old", "order", "seq", "start", "young",
+        "backlogged", "children", "common", "elsewhere", "home", "last", "old", "order", "seq",
+        "start", "young",
     )  # fmt: skip
 
     def __init__(self, common: Common) -> None:
         self.common = common
-        self.order = Order(common, 0)
-        self.home = Order(common, 1)
+        self.order = Order(common, BY_COUNTER)
+        self.home = Order(common, AT_HOME)
+        self.elsewhere = Order(common, ELSEWHERE)
         self.backlogged = 0
         self.children: dict[str, Node] = {}  # those with requests, waiting or running
         self.young: dict[str, Idle] = {}  # idle since the last forgetting
@@ -138,6 +144,20 @@ class Level:
         self.order.push(child, self.backlogged)
         if self.common.home:
             self.home.push(child, self.backlogged)
+
+    def fell(self, child: "Node") -> None:
+        """The counter of a child fell."""
+        if child.waits:
+            self.push(child)
+        if child.waits_elsewhere:
+            self.elsewhere.push(child, len(self.children))
+
+    def least_counter(self) -> float | None:
+        """The least counter of those who are backlogged, here or elsewhere."""
+        here, elsewhere = self.order.least_counter(), self.elsewhere.least_counter()
+        if here is None or elsewhere is None:
+            return elsewhere if here is None else here
+        return min(here, elsewhere)
 
     def relax(self, most: float) -> None:
         """Leave no gap above `most` between backlogged children that follow each other.
@@ -195,7 +215,7 @@ class Node:
         self.taken = 0.0  # of `charged`, what others were told of; see sharing.py
         self.rate = 0.0
         self.since = level.common.rounds
-        self.entries: list[Entry | None] = [None, None]  # in the level's heaps, while backlogged
+        self.entries: list[Entry | None] = [None, None, None]  # in orders, while backlogged
         self.leads = [0.0, 0.0]  # how far it was behind the least other when it left them
         self.client: str | None = None  # whose node it is; nobody's if it is a group's
         self.queue: ClientQueue[Ticket] = ClientQueue()  # a client's waiting requests
@@ -210,7 +230,12 @@ class Node:
     @property
     def waits(self) -> bool:
         """Whether it is backlogged, or a group of which somebody is."""
-        return self.entries[0] is not None
+        return self.entries[BY_COUNTER] is not None
+
+    @property
+    def waits_elsewhere(self) -> bool:
+        """Whether another scheduler, that serves of the same, has it backlogged."""
+        return self.entries[ELSEWHERE] is not None
 
     @property
     def counter(self) -> float:
@@ -234,14 +259,30 @@ class Node:
         """Add to the counter, and not to the home counter; lower it by a negative amount."""
         self.base += amount
         self.away += amount
-        if amount < 0 and self.waits:
-            self.level.push(self)
+        if amount < 0:
+            self.level.fell(self)
+
+    def raise_by(self, amount: float) -> None:
+        """Raise the counter, as for a lift that was made elsewhere; not by a negative amount."""
+        self.base += max(0.0, amount)
+
+    def leave_elsewhere(self) -> None:
+        """Nobody else has it backlogged; who left last, anywhere, is who has the most."""
+        self.entries[ELSEWHERE] = None
+        last = self.level.last
+        if last is None or last.counter < self.counter:
+            self.level.last = self
 
     def lift(self, lift: Lift, keep_lead: bool) -> None:
-        """Raise the counter to the siblings' level, less the lead it had when it left them."""
+        """Raise the counter to the siblings' level, less the lead it had when it left them.
+
+        Who waits elsewhere is at that level.
+        """
+        if self.waits_elsewhere:
+            return
         level = self.level
         last = level.last
-        floor = lift(level.order.least_counter(), None if last is None else last.counter)
+        floor = lift(level.least_counter(), None if last is None else last.counter)
         before = self.counter
         if floor is not None:
             if keep_lead:
@@ -269,10 +310,10 @@ class Node:
     def leave(self) -> None:
         """Out of the heaps of its level; a stale entry is dropped when it comes up."""
         level = self.level
-        self.entries[0] = self.entries[1] = None
+        self.entries[BY_COUNTER] = self.entries[AT_HOME] = None
         level.backlogged -= 1
         level.last = self
-        least, counter = level.order.least_counter(), self.counter
+        least, counter = level.least_counter(), self.counter
         self.leads[0] = 0.0 if least is None else max(0.0, least - counter)
         if level.common.home:
             least = level.home.least_counter()

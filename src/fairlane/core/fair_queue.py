@@ -11,9 +11,8 @@ with waves of another's; a predictor charges expected output in advance and smoo
 price of a wider bound (see max_advance).
 
 Departures from the paper. Counters form a tree: a client is a path of names (organisation, team,
-user), every level is fair by itself, and the paper's flat VTC is a path of length one. Charges
-are differences of a cumulative cost, so plain, predicted and oracle VTC are one class with
-different predictors, and a preempted request never pays its prompt twice. A preempted request
+user), every level is fair by itself, and the paper's flat VTC is a path of length one. What is
+charged when is charging.py; what is shared with other schedulers, sharing.py. A preempted request
 brings its client back with the lead it had when it left, and no more, or else a client could
 save up service by being preempted. A client at its running limit (remark 4.7) counts as not
 backlogged until it drops below.
@@ -24,21 +23,22 @@ keep one counter each.
 """
 
 from collections.abc import Iterable, Mapping
-from math import inf, isinf
+from math import isinf
 from typing import TypedDict
 
+from fairlane.core.charging import Charged, Charging
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.counters import Level, Lift, Node, lift_to_least_or_last, no_lift
 from fairlane.core.errors import FairlaneError
 from fairlane.core.limits import Gate
-from fairlane.core.options import AT_LEAST_ONE, NOT_NEGATIVE, Count, NotNegative, Weight
-from fairlane.core.policy import Policy, Priced, RepeatsCharges
+from fairlane.core.one_queue import hear_waiting, lift_to_elsewhere, tell_waiting
+from fairlane.core.options import AT_LEAST_ONE, Count, NotNegative, Weight
 from fairlane.core.predict import Predictor
 from fairlane.core.saved import Saved
-from fairlane.core.sharing import Sharing
+from fairlane.core.sharing import Sharing, Waiting
 from fairlane.core.tree import ClientTree, PathOf, lineage
 from fairlane.core.tree import split_path as split_path
-from fairlane.core.types import ClientState, Outcome, Request, RequestId
+from fairlane.core.types import ClientState, Outcome, Request
 
 
 class FairOptions(TypedDict, total=False):
@@ -54,38 +54,7 @@ class FairOptions(TypedDict, total=False):
     max_idle: Count
 
 
-class Charged(Priced):
-    """A live request, its client, and what it has been charged for."""
-
-    __slots__ = ("advance", "covered", "node", "since")
-
-    def __init__(self, request: Request, node: Node) -> None:
-        self.request = request  # all by hand: two calls less for each request
-        self.running = False
-        self.node = node
-        self.admission: float | None = None
-        self.output = 0  # but for the rounds since `since`, while it runs
-        self.since = 0
-        self.covered: float = 0  # output tokens charged in advance
-        self.advance = 0.0  # what that was
-
-    @property
-    def tokens(self) -> int:
-        """What it takes up in the running batch."""
-        return self.request.prompt_tokens + self.output
-
-    def charged(self, cost: Cost) -> float:
-        """What it was charged so far, delivered or predicted; `fold` first."""
-        stop = max(self.output, self.covered)
-        return (self.admission or 0.0) + cost.output(self.request.prompt_tokens, 0, stop)
-
-    def fold(self, now: int) -> None:
-        """Count the rounds until `now`; as `Node.fold`."""
-        self.output += now - self.since
-        self.since = now
-
-
-class FairQueue(Policy[Charged], RepeatsCharges):
+class FairQueue(Charging):
     """Least counter first over a tree of clients.
 
     lift: see `Lift`. predictor: charges the expected output at admission, or None.
@@ -120,7 +89,6 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         max_advance: float | None = None,
         max_idle: int = 1_000_000,
     ) -> None:
-        super().__init__(tuple(gates))
         for name, limit in (
             ("max_running", max_running),
             ("max_running_tokens", max_running_tokens),
@@ -128,21 +96,18 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         ):
             if limit is not None:
                 AT_LEAST_ONE.check(name, limit)
-        if max_advance is not None:
-            NOT_NEGATIVE.check("max_advance", max_advance)
-        self._cost: Cost = LinearCost() if cost is None else cost
+        super().__init__(
+            ClientTree(path_of, weights, max_idle),
+            cost=LinearCost() if cost is None else cost,
+            predictor=predictor,
+            max_advance=max_advance,
+            counts_held=max_running_tokens is not None,
+            gates=tuple(gates),
+        )
         self._lift = lift
-        self._predictor = predictor
         self._max_running = max_running
         self._max_running_tokens = max_running_tokens
         self._limited = not (max_running is None and max_running_tokens is None)
-        self._max_advance = inf if max_advance is None else max_advance
-        self._tree = ClientTree(path_of, weights, max_idle)
-        # Rounds are counted (counters.py) where every output token costs the same and is charged
-        # when it is delivered, and nobody asks for each request's length in between.
-        counts = predictor is None and max_running_tokens is None
-        self._round_price = self._cost.per_output_token if counts else None
-        self._running: dict[RequestId, Charged] = {}
         self._sharing: Sharing | None = None
 
     # -- order -------------------------------------------------------------------------------
@@ -170,18 +135,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         guarded = self._is_guarded(node)
         del node.queue[ticket.request.id]
         self._occupy(ticket, 1)
-        if ticket.admission is None:
-            prompt = ticket.request.prompt_tokens
-            ticket.admission = self._cost.admission(prompt, cached_tokens)
-            charge = ticket.admission
-            if self._predictor is not None:
-                expected = max(0.0, self._predictor.predict(ticket.request))
-                advance = self._cost.output(prompt, 0, expected)
-                if node.advance + advance <= self._max_advance:
-                    node.advance += advance
-                    ticket.advance, ticket.covered = advance, expected
-                    charge += advance
-            self._charge(node, charge)
+        self._charge_admission(ticket, cached_tokens)
         if guarded and self._sharing is not None:
             self._sharing.spend(ticket.request.id, self._charged(ticket))
         self._reorder(node)
@@ -210,7 +164,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if outcome is Outcome.FINISHED and self._predictor is not None:
             self._predictor.observe(ticket.request, ticket.output)
         self._reorder(node)
-        if not node.queue and not node.running:
+        if not (node.queue or node.running or node.waits_elsewhere):
             self._tree.retire(node)
 
     def _reorder(self, node: Node, *, lifted: bool = True, keep_lead: bool = False) -> None:
@@ -233,21 +187,9 @@ class FairQueue(Policy[Charged], RepeatsCharges):
                     return
                 step = step.parent
 
-    def _occupy(self, ticket: Charged, sign: int) -> None:
-        """A request enters the running batch (1) or leaves it (-1)."""
-        ticket.node.running += sign
-        if self._round_price is not None:
-            if sign > 0:
-                self._running[ticket.request.id] = ticket
-                ticket.since = self._tree.common.rounds
-            else:
-                del self._running[ticket.request.id]
-                ticket.fold(self._tree.common.rounds)
-            for step in lineage(ticket.node):
-                step.fold()
-                step.rate += sign * self._round_price
-        if self._max_running_tokens is not None:
-            ticket.node.tokens += sign * ticket.tokens
+    def _holds_more(self, node: Node) -> None:
+        """Its running requests may now be all that it may have."""
+        self._reorder(node)
 
     def _at_limit(self, node: Node) -> bool:
         """Whether a client may not be admitted more for now."""
@@ -255,130 +197,6 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         return (requests is not None and node.running >= requests) or (
             tokens is not None and node.tokens >= tokens
         )
-
-    # -- charges -----------------------------------------------------------------------------
-
-    def _record_tokens(self, tokens: Mapping[RequestId, int]) -> None:
-        """Charge newly delivered output tokens, less those that a prediction paid for.
-
-        Hosts call this in every step for everything that runs: hence rounds, and one plain loop.
-        """
-        if self._round_price is not None and self._count_round(tokens, self._round_price):
-            return
-        tickets, price = self._tickets, self._cost.per_output_token
-        for request_id, count in tokens.items():
-            ticket = tickets.get(request_id)
-            if ticket is None:
-                continue
-            start = ticket.output
-            ticket.output = stop = start + count
-            if price is not None and (not ticket.covered or ticket.covered <= start):
-                charge = price * count
-            elif ticket.covered < stop:
-                prompt = ticket.request.prompt_tokens
-                charge = self._cost.output(prompt, max(start, ticket.covered), stop)
-            else:
-                continue
-            node: Node | None = ticket.node
-            while node is not None:
-                node.charged += charge
-                node = node.parent
-        if self._max_running_tokens is not None:
-            self._hold(tokens)
-
-    def _count_round(self, tokens: Mapping[RequestId, int], price: float) -> bool:
-        """Take in a report if it is one token for each of most that run; whether it was.
-
-        Those that run and got none, such as long prompts, are given their part of the round back.
-        """
-        running = self._running
-        if set(tokens.values()) != {1}:
-            return False
-        without = () if tokens.keys() == running.keys() else running.keys() - tokens.keys()
-        if len(running) - len(without) != len(tokens) or len(without) > len(tokens):
-            return False
-        self._tree.common.rounds += 1
-        for request_id in without:
-            ticket = running[request_id]
-            ticket.output -= 1
-            for step in lineage(ticket.node):
-                step.charged -= price
-        return True
-
-    def _hold(self, tokens: Mapping[RequestId, int]) -> None:
-        """Running requests take up more of the batch, perhaps all that their clients may."""
-        live = [(self._tickets[i], n) for i, n in tokens.items() if i in self._tickets]
-        for ticket, count in live:
-            if ticket.running:
-                ticket.node.tokens += count
-        for ticket, _ in live:
-            self._reorder(ticket.node)
-
-    def charge_again(self, request_ids: Iterable[RequestId]) -> None:
-        """Charge the latest token of each running request again (see RepeatsCharges)."""
-        for request_id in request_ids:
-            ticket = self._tickets.get(request_id)
-            if ticket is None:
-                continue
-            if ticket.running:
-                ticket.fold(self._tree.common.rounds)
-            if ticket.output > ticket.covered:
-                last = self._cost.output(
-                    ticket.request.prompt_tokens, ticket.output - 1, ticket.output
-                )
-                self._charge(ticket.node, last)
-
-    def _prepaid(self, ticket: Charged) -> float:
-        """What a prediction charged for output that has not been delivered."""
-        if not ticket.covered or ticket.covered <= ticket.output:
-            return 0.0
-        return self._cost.output(ticket.request.prompt_tokens, ticket.output, ticket.covered)
-
-    def _settle(
-        self, ticket: Charged, request: Request, cached_tokens: int, output_tokens: int | None
-    ) -> None:
-        """Charge the difference, of what a prediction covers too; what it expected stands.
-
-        An advance that would have exceeded the client's limit is given back.
-        """
-        node = ticket.node
-        if ticket.running:
-            ticket.fold(self._tree.common.rounds)
-        held = ticket.tokens
-        self._charge(node, ticket.settle(self._cost, request, cached_tokens, output_tokens))
-        if ticket.covered:
-            advance = self._cost.output(request.prompt_tokens, 0, ticket.covered)
-            node.advance += advance - ticket.advance
-            ticket.advance = advance
-            if node.advance > self._max_advance:
-                self._give_back_advance(ticket)
-        if self._max_running_tokens is not None and ticket.running:
-            node.tokens += ticket.tokens - held
-            self._reorder(node)
-
-    def _give_back_advance(self, ticket: Charged) -> None:
-        """Give back what was prepaid; from now on output is charged as it comes."""
-        prepaid = self._prepaid(ticket)
-        ticket.node.advance -= ticket.advance
-        ticket.covered, ticket.advance = 0, 0.0
-        if prepaid:
-            self._charge(ticket.node, -prepaid)
-
-    def _refund(self, ticket: Charged) -> None:
-        """Give back all that an admission charged."""
-        self._give_back_advance(ticket)
-        if ticket.admission is not None:
-            self._charge(ticket.node, -ticket.admission)
-            ticket.admission = None
-
-    def _charge(self, node: Node, amount: float) -> None:
-        """Add `amount` of service to a client and the groups above it; negative refunds."""
-        step: Node | None = node
-        while step is not None:
-            step.charged += amount
-            if amount < 0 and step.waits:
-                step.level.push(step)
-            step = step.parent
 
     # -- sharing with other schedulers -------------------------------------------------------
 
@@ -405,8 +223,7 @@ class FairQueue(Policy[Charged], RepeatsCharges):
     def take_charges(self) -> dict[str, float]:
         """See Policy.take_charges. O(clients with requests)."""
         sharing = self._shared()
-        prepaid = {} if self._predictor is None else self._prepaid_below()
-        charges = self._tree.take_charges(prepaid)
+        charges = self._tree.take_charges(self._prepaid())
         sharing.earn(sum(charges.values()))
         sharing.look(lambda request_id: self._charged(self._tickets[request_id]))
         return charges
@@ -419,9 +236,31 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         if sharing.heard:
             self._relax(self._tree.hear(charges))
 
-    def set_max_debt(self, max_debt: float | None) -> None:
+    def set_max_debt(self, max_debt: float | None, most_credit: float | None = None) -> None:
         """See Policy.set_max_debt."""
-        self._shared().set_max_debt(max_debt)
+        self._shared().set_max_debt(max_debt, most_credit)
+
+    def tell_waiting(self, totals: Mapping[str, float]) -> Waiting:
+        """See Policy.tell_waiting. O(clients that wait anywhere), and with groups all in it."""
+        self._shared()
+        return tell_waiting(self._tree, totals, self._prepaid())
+
+    def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
+        """See Policy.hear_waiting. O(clients that wait anywhere), and with groups all in it."""
+        sharing = self._shared()
+        joins, sharing.one_queue = not sharing.one_queue, others is not None
+        hear_waiting(self._tree, others or (), totals, self._prepaid())
+        if joins and sharing.one_queue:
+            lift_to_elsewhere(self._tree)
+
+    def yields(self, slack: float) -> bool:
+        """See Policy.yields."""
+        node = self._tree.first(home=False)
+        return node is not None and any(
+            (least := step.level.elsewhere.least_counter()) is not None
+            and step.counter > least + slack
+            for step in lineage(node)
+        )
 
     def _shared(self) -> Sharing:
         if self._sharing is None:
@@ -447,12 +286,6 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         guards = self._sharing is not None and self._sharing.guards
         return guards and self._tree.first(home=False) is not node
 
-    def _charged(self, ticket: Charged) -> float:
-        """What a request was charged until now."""
-        if ticket.running and self._round_price is not None:
-            ticket.fold(self._tree.common.rounds)
-        return ticket.charged(self._cost)
-
     # -- what operators do -------------------------------------------------------------------
 
     def set_weight(self, name: str, weight: float) -> None:
@@ -462,32 +295,23 @@ class FairQueue(Policy[Charged], RepeatsCharges):
         what is settled later counts by the weight of that moment.
         """
         nodes = self._tree.set_weight(name, weight)
-        prepaid = self._prepaid_below() if nodes else {}
+        prepaid = self._prepaid() if nodes else {}
         for node in nodes:
             kept = prepaid.get(node, 0.0)
             node.fold()
             node.restart(node.base + (node.charged - kept) / node.weight, kept)
             node.weight = weight
-            if node.waits:
-                node.level.push(node)
+            node.level.fell(node)
         for watcher in self._watchers:
             watcher.set_weight(name, weight)
 
     def save(self) -> Saved:
         """All counters, ready for JSON, as if every live request had ended at this moment."""
-        return self._tree.save(self._prepaid_below())
+        return self._tree.save(self._prepaid())
 
     def restore(self, saved: Saved) -> None:
         """Take up counters that `save` gave. Only for a policy that was not used yet."""
         self._tree.restore(saved)
-
-    def _prepaid_below(self) -> dict[Node, float]:
-        """Outstanding prepayments by client and group. O(live requests)."""
-        prepaid: dict[Node, float] = {}
-        for ticket in self._tickets.values():
-            for step in lineage(ticket.node):
-                prepaid[step] = prepaid.get(step, 0.0) + self._prepaid(ticket)
-        return prepaid
 
     # -- state -------------------------------------------------------------------------------
 

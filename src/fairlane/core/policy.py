@@ -27,6 +27,7 @@ from typing import Generic, Protocol, TypeVar
 from fairlane.core.cost import Cost
 from fairlane.core.errors import FairlaneError, UnknownRequestError
 from fairlane.core.limits import Gate
+from fairlane.core.sharing import Waiting
 from fairlane.core.types import ClientState, Outcome, Rejection, Request, RequestId, Snapshot
 
 
@@ -312,9 +313,30 @@ class Policy(ABC, Generic[T]):
         """Other schedulers charged so much since this was last told, by client."""
         raise FairlaneError(f"{type(self).__name__} does not share its charges")
 
-    def set_max_debt(self, max_debt: float | None) -> None:
-        """Change `max_debt`, as when there are more schedulers than before."""
+    def set_max_debt(self, max_debt: float | None, most_credit: float | None = None) -> None:
+        """Change `max_debt`, as when there are more schedulers than before, and `most_credit`.
+
+        A `most_credit` of None stays as it is.
+        """
         raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
+    def tell_waiting(self, totals: Mapping[str, float]) -> Waiting:
+        """Who waits here, for schedulers that serve of the same capacity (one_queue.py).
+
+        totals: service by client that was charged anywhere, all of which is charged or heard here.
+        """
+        raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
+    def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
+        """What the others told last; None where they cannot be heard. totals: see above."""
+        raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
+    def yields(self, slack: float) -> bool:
+        """Whether somebody who waits elsewhere is before the next one here.
+
+        By more than `slack` (service per weight).
+        """
+        return False
 
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every event from now on; for a policy without live requests."""

@@ -20,13 +20,28 @@ by its service elsewhere; that who leads is not served where one waits who lags 
 max-min fairness (Khamse-Ashari et al., 2016).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import inf
 
 from fairlane.core.options import NOT_NEGATIVE, Range
 from fairlane.core.types import RequestId
 
 _FRACTION = Range(ge=0, lt=1)
+
+Standing = tuple[tuple[float, float], ...]
+"""Of a client, its groups first: counters less all that was charged anywhere, and weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What one scheduler tells of who waits.
+
+    here: the clients that wait at it. there: those of whom it heard that they wait elsewhere.
+    """
+
+    here: Mapping[str, Standing] = field(default_factory=dict)
+    there: Mapping[str, Standing] = field(default_factory=dict)
 
 
 class Sharing:
@@ -36,7 +51,7 @@ class Sharing:
     is no limit.
     """
 
-    __slots__ = ("_spent", "credit", "guard", "heard", "max_debt", "most_credit")
+    __slots__ = ("_spent", "credit", "guard", "heard", "max_debt", "most_credit", "one_queue")
 
     def __init__(
         self, max_debt: float | None = None, guard: float = 0.0, most_credit: float | None = None
@@ -45,6 +60,7 @@ class Sharing:
         self.set_max_debt(max_debt)
         self.guard = guard
         self.most_credit = _limit("most_credit", most_credit)
+        self.one_queue = False  # whether it hears who waits elsewhere
         self.credit = 0.0
         self.heard = False  # anything, ever
         self._spent: dict[RequestId, float] = {}  # by requests that the guard admitted
@@ -52,9 +68,12 @@ class Sharing:
     def __contains__(self, request_id: RequestId) -> bool:
         return request_id in self._spent
 
-    def set_max_debt(self, max_debt: float | None) -> None:
-        """From now on."""
+    def set_max_debt(self, max_debt: float | None, most_credit: float | None = None) -> None:
+        """From now on; a `most_credit` of None stays as it is."""
         self.max_debt = _limit("max_debt", max_debt)
+        if most_credit is not None:
+            self.most_credit = _limit("most_credit", most_credit)
+            self.credit = min(self.credit, self.most_credit)
 
     @property
     def guards(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 
 from fairlane.core.counters import Common, Level, Node
 from fairlane.core.errors import FairlaneError
@@ -157,6 +158,29 @@ class ClientTree:
                 idle[key] = (counter + more, seq, inner, away + more)
                 return inner
         return None
+
+    def clients(self) -> list[Node]:
+        """All clients with requests, here or elsewhere."""
+        return list(self._clients(self.root))
+
+    def paths(self, client: str) -> list[str]:
+        """Of the groups from the top-level one down, and of the client itself.
+
+        A group's ends with a slash, as a client may have its name.
+        """
+        *groups, leaf = (client,) if self._path_of is None else self._path_of(client)
+        found = [group + "/" for group in accumulate(groups, "{}/{}".format)]
+        return [*found, (found[-1] if found else "") + leaf]
+
+    def by_path(self, totals: Mapping[str, float]) -> Mapping[str, float]:
+        """Amounts by client as amounts by client and group."""
+        if self._path_of is None:
+            return totals
+        found: dict[str, float] = defaultdict(float)
+        for client, total in totals.items():
+            for path in self.paths(client):
+                found[path] += total
+        return found
 
     def _clients(self, level: Level) -> Iterator[Node]:
         """All clients with requests, here and in the groups below."""

@@ -1,6 +1,8 @@
 """Who sends a request, and whether it may come in now: the state of one server's front door.
 
-Where several servers stand before one engine, each lets in its part of every limit.
+Where several servers stand before one engine, each lets in its part of every limit. Where they ask
+a hub (cluster/shared_limits.py) the limits of requests and tokens per minute and of waiting
+requests hold over all of them, and each lets in its part only while the hub is lost.
 
 Two counts per client, both of this process. `waiting`: requests (as clients count them) that have
 arrived and have no first token; max_queued limits it, and turns away. `inside`: requests that the
@@ -11,6 +13,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fairlane.cluster.hub import HubError
+from fairlane.cluster.limits import QUEUE_FULL, Arrival
+from fairlane.cluster.shared_limits import SharedLimits
 from fairlane.core.types import Rejection
 from fairlane.door.limits import RateLimits
 from fairlane.door.tenants import Limits
@@ -19,7 +24,7 @@ _MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
 _SENTENCES = {
     "requests_per_minute": "Your limit of requests per minute is reached.",
     "tokens_per_minute": "Your limit of tokens per minute is reached.",
-    "queue_full": "Your limit of waiting requests is reached.",
+    QUEUE_FULL: "Your limit of waiting requests is reached.",
 }
 
 
@@ -42,11 +47,13 @@ class Caller:
 
     client: the scheduler's name for it; None until the adapter that it asks for says so.
     operator: whether it may see all tenants and control the server.
+    shared: whether all servers count it among its client's waiting requests.
     """
 
     client: str | None
     operator: bool = False
     waiting: bool = False
+    shared: bool = False
     refused: Refused | None = None  # once it is
 
 
@@ -58,35 +65,59 @@ class Admission:
 
     def __init__(self, limits_of: Callable[[str], Limits | None]) -> None:
         self._limits_of = limits_of
+        self._servers = 1
+        self._shared: SharedLimits | None = None
         self.rates = RateLimits(limits_of)
         self.waiting: dict[str, int] = {}
         self.rejected: dict[tuple[str, str], int] = {}
 
     def share(self, servers: int) -> None:
         """So many servers share each limit, evenly."""
-        self.rates.servers = servers
+        self._servers = servers
+        self._set_part()
+
+    def ask(self, shared: SharedLimits) -> None:
+        """From now on limits hold over all servers that ask the same hub; see `come_in`."""
+        self._shared = shared
+        self.rates.told = shared.took
 
     def part(self, limit: int | None) -> int | None:
         """What one server has of a limit on a number of requests: at least one."""
-        return None if limit is None else max(1, limit // self.rates.servers)
+        return None if limit is None else max(1, limit // self._servers)
+
+    async def come_in(self, caller: Caller, clock: Callable[[], float]) -> None:
+        """As `arrive`, but the hub decides where there is one and the client has limits."""
+        assert caller.client is not None, "a caller arrives once it is known"
+        limits = self._limits_of(caller.client)
+        most = None if limits is None else limits.max_queued
+        quotas = self.rates.quotas(caller.client)
+        if self._shared is None or not self._shared.connected or not (quotas or most):
+            self.arrive(caller, clock())
+            return
+        try:
+            arrival = Arrival(quotas, "" if most is None else caller.client, most or 0)
+            verdict = await self._shared.arrive(arrival)
+        except HubError:
+            self.arrive(caller, clock())
+            return
+        self._set_part()
+        self.rates.set_left(quotas, verdict.left, clock())
+        self._let_in(caller, verdict.rejection)
+        caller.shared = most is not None
 
     def arrive(self, caller: Caller, now: float) -> None:
         """Let a request of a known client wait. Raises Refused, with status 429."""
         assert caller.client is not None, "a caller arrives once it is known"
+        self._set_part()
         limits = self._limits_of(caller.client)
-        waiting = self.waiting.get(caller.client, 0)
-        rejection = None
-        most = None if limits is None else self.part(limits.max_queued)
-        if most is not None and waiting >= most:
-            rejection = Rejection("queue_full")
-        else:
-            rejection = self.rates.arrive(caller.client, now)
-        if rejection is None:
-            self.waiting[caller.client] = waiting + 1
-            caller.waiting = True
-        else:
-            self._count(caller.client, rejection.reason)
-            raise Refused(429, "rate_limit_exceeded", _SENTENCES[rejection.reason], rejection)
+        most = None if limits is None else limits.max_queued
+        part = None if most is None else max(1, most // self.rates.servers)
+        if part is not None and self.waiting.get(caller.client, 0) >= part:
+            self._let_in(caller, Rejection(QUEUE_FULL))
+        self._let_in(caller, self.rates.arrive(caller.client, now))
+        if self._shared is not None and most is not None:
+            self._shared.waits(caller.client)
+            caller.shared = True
 
     def served(self, caller: Caller) -> None:
         """It has its first token, or is gone. Idempotent."""
@@ -95,6 +126,25 @@ class Admission:
             left = self.waiting.pop(caller.client) - 1
             if left:
                 self.waiting[caller.client] = left
+            if caller.shared and self._shared is not None:
+                self._shared.left(caller.client)
+
+    def _let_in(self, caller: Caller, rejection: Rejection | None) -> None:
+        """Count it among those that wait. Raises Refused where it is turned away."""
+        assert caller.client is not None
+        if rejection is not None:
+            self._count(caller.client, rejection.reason)
+            raise Refused(429, "rate_limit_exceeded", _SENTENCES[rejection.reason], rejection)
+        self.waiting[caller.client] = self.waiting.get(caller.client, 0) + 1
+        caller.waiting = True
+
+    def _set_part(self) -> None:
+        """Whole limits while the hub decides, else as many parts as there are servers."""
+        shared = self._shared
+        if shared is None:
+            self.rates.servers = self._servers
+        else:
+            self.rates.servers = 1 if shared.connected else max(self._servers, shared.servers)
 
     def _count(self, client: str, reason: str) -> None:
         known = (client, reason) in self.rejected or len(self.rejected) < _MOST_REASONS

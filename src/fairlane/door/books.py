@@ -7,7 +7,7 @@ its cause, and scheduling goes on. An auditor that raises is asked no more. Noth
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost
 from fairlane.core.policy import Policy
+from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
 
 logger = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ class Books:
 
     # -- what schedulers share; see sharing.py -----------------------------------------------
 
-    def share(self, max_debt: float, *, guard: float, most_credit: float) -> None:
+    def share(self, max_debt: float | None, *, guard: float, most_credit: float | None) -> None:
         """Begin to share. Raises FairlaneError for a policy that cannot, or has begun to serve."""
         self._policy.share(max_debt=max_debt, guard=guard, most_credit=most_credit)
 
@@ -262,9 +263,27 @@ class Books:
         charges = self._guard("take_charges", None, self._policy.take_charges)
         return {} if charges is _RAISED else dict(charges)
 
-    def set_max_debt(self, max_debt: float) -> None:
+    def set_max_debt(self, max_debt: float | None, most_credit: float | None) -> None:
         """From now on."""
-        self._guard("set_max_debt", None, self._policy.set_max_debt, max_debt)
+        self._guard("set_max_debt", None, self._policy.set_max_debt, max_debt, most_credit)
+
+    def tell_waiting(self, totals: Mapping[str, float]) -> Waiting:
+        """See Policy.tell_waiting."""
+        told = self._guard("tell_waiting", None, self._policy.tell_waiting, totals)
+        return Waiting() if told is _RAISED else told
+
+    def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
+        """See Policy.hear_waiting."""
+        self._guard("hear_waiting", None, self._policy.hear_waiting, others, totals)
+
+    def yields(self, slack: float) -> bool:
+        """See Policy.yields."""
+        return self._guard("yields", None, self._policy.yields, slack) is True
+
+    def price(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+        """What a request of so many tokens is charged in all."""
+        output = self._cost.output(prompt_tokens, 0, output_tokens)
+        return self._cost.admission(prompt_tokens, cached_tokens) + output
 
     # -- what others want to know ------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from fairlane.cluster.config import Cluster
+from fairlane.cluster.config import RAY, Cluster
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.fair_queue import split_path
@@ -113,7 +113,7 @@ class Configuration:
         "scheduler", "prices", "weights", "cluster", *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
-    SHARES_LIMITS: ClassVar[bool] = False  # whether its host honours [cluster] shared_limits
+    HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
     scheduler: Scheduling = field(default_factory=Scheduling)
     cost: LinearCost | QuadraticCost = field(
         default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
@@ -171,9 +171,16 @@ class Configuration:
                 f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "
                 "remove the table"
             )
-        if self.cluster.shared_limits and not self.SHARES_LIMITS:
+        if self.cluster.shared_limits and self.access.rules.adapters:
             raise FairlaneError(
-                "[cluster] shared_limits: limits hold for each server by itself here; remove it"
+                "[cluster] shared_limits: limits hold for each server by itself where adapters "
+                "name clients ([identity] lora); remove one of them"
+            )
+        if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
+            raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
+        if self.cluster.hub == RAY and self.HAS_UPSTREAMS:
+            raise FairlaneError(
+                '[cluster] hub: "ray" is for replicas in a Ray cluster; a gateway needs a server'
             )
 
     @property

@@ -56,9 +56,9 @@ class Door:
             raise Refused(401, "key_in_url", "A key in a URL is in logs: revoke it, use a header.")
         return self.access.rules.identify(scope["headers"], self.tenants)
 
-    def arrive(self, caller: Caller) -> None:
+    async def arrive(self, caller: Caller) -> None:
         """A request that asks for work comes in. Raises Refused, with status 429."""
-        self.admission.arrive(caller, self.clock())
+        await self.admission.come_in(caller, self.clock)
 
     def by_adapter(self, adapter: str | None) -> str:
         """The client of a request whose sender only the adapter tells. Raises Refused."""

@@ -8,6 +8,7 @@ Servers also tell each other what their clients get (`tell`), so that each can s
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,18 @@ from fairlane.door.books import Books
 
 _DEBT_IN_U = 1.5  # U of all schedulers together; less than 1 + 2 A is forgiven again and again
 _CREDIT_IN_U = 0.25  # U of this scheduler
+_SLACK_IN_U = 0.02
 
 
 class Sharing:
     """What one scheduler keeps for it, around its books.
 
-    unit: U of this scheduler, in service (of the weight 1). weights: of clients and groups, as they
+    unit: U of this scheduler, in service (of the weight 1); 0 where nothing is known of it yet, and
+    then there is no limit to debts. weights: of clients and groups, as they
     are at any time. Raises FairlaneError for a policy that cannot share, or has begun to serve.
+
+    Schedulers before the same upstreams have one queue (core/one_queue.py): no debt is forgotten
+    there, and nothing guarded.
     """
 
     def __init__(
@@ -36,7 +42,8 @@ class Sharing:
         self._weights = weights
         self._members = 1
         self._heard = 0.0
-        books.share(self._max_debt, guard=cluster.guard, most_credit=_CREDIT_IN_U * unit)
+        guard = 0.0 if cluster.same_upstreams else cluster.guard
+        books.share(self._max_debt, guard=guard, most_credit=self._most_credit)
 
     @property
     def has_heard(self) -> bool:
@@ -54,9 +61,14 @@ class Sharing:
         self._heard += sum(service for service in heard.values() if service > 0)
         return self._books.swap(heard)
 
+    def set_unit(self, unit: float) -> None:
+        """U of this scheduler is another than before."""
+        self._unit = unit
+        self.limits_changed()
+
     def limits_changed(self) -> None:
         """There are other weights, or more or fewer schedulers."""
-        self._books.set_max_debt(self._max_debt)
+        self._books.set_max_debt(self._max_debt, self._most_credit)
 
     def report(self, stale: float) -> dict[str, Any]:
         """For telemetry. stale: the most service that others charged between two exchanges.
@@ -65,23 +77,36 @@ class Sharing:
         at each of them (docs/guarantees.md).
         """
         debt, weight = self._max_debt, self._least_weight
-        return {
-            "schedulers": self._members,
-            "heard": self._heard,
-            "stale": stale,
-            "max_debt": debt,
-            "bound": debt + (self._members * self._unit + 2 * stale) / weight,
-        }
+        told = {"schedulers": self._members, "heard": self._heard, "stale": stale}
+        if debt is None:
+            return told
+        bound = debt + (self._members * self._unit + 2 * stale) / weight
+        return {**told, "max_debt": debt, "bound": bound}
+
+    def slack(self, price: float) -> float:
+        """How much further than who waits elsewhere a client may be, of one queue, to be next.
+
+        price: of a usual request; less would hold up what is as good as its turn.
+        """
+        return max(_SLACK_IN_U * self._unit, price) / self._least_weight
 
     @property
-    def _max_debt(self) -> float:
+    def _max_debt(self) -> float | None:
+        if self._cluster.same_upstreams:
+            return None
         if self._cluster.max_debt is not None:
             return self._cluster.max_debt
+        if not self._unit:
+            return None
         return _DEBT_IN_U * self._members * self._unit / self._least_weight
 
     @property
+    def _most_credit(self) -> float:
+        return _CREDIT_IN_U * self._unit
+
+    @property
     def _least_weight(self) -> float:
-        return min(1.0, *self._weights.values(), 1.0)
+        return min([1.0, *self._weights.values()])
 
 
 def where(cluster: Cluster) -> str:
@@ -104,15 +129,18 @@ class Part:
     clients: dict[str, dict[str, float]]
 
 
-def tell(server: str, started: float, schedulers: Sequence[Mapping[str, Any]]) -> str:
-    """What a server says of itself. started: seconds of the wall clock. schedulers: Books.part."""
+def tell(server: str, started: float, schedulers: Sequence[Mapping[str, Any]], **more: Any) -> str:
+    """What a server says of itself. started: seconds of the wall clock. schedulers: Books.part.
+
+    more: what its kind of servers alone understands, ready for JSON.
+    """
     clients: dict[str, dict[str, float]] = {}
     for part in schedulers:
         for client, row in part.items():
             total = clients.setdefault(client, {})
             for name, value in row.items():
                 total[name] = total.get(name, 0.0) + value
-    return json.dumps({"server": server, "started": started, "clients": clients})
+    return json.dumps({"server": server, "started": started, "clients": clients, **more})
 
 
 def told(posts: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
@@ -129,9 +157,17 @@ def _part(text: str) -> Part | None:
     try:
         found = json.loads(text)
         clients = {
-            str(client): {str(name): float(value) for name, value in row.items()}
+            str(client): {str(name): finite(value) for name, value in row.items()}
             for client, row in found["clients"].items()
         }
-        return Part(str(found["server"]), float(found["started"]), clients)
-    except (ValueError, TypeError, LookupError, AttributeError):
+        return Part(str(found["server"]), finite(found["started"]), clients)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
+
+
+def finite(value: Any) -> float:
+    """A number that somebody told. Raises ValueError, TypeError."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a number that JSON has")
+    return number

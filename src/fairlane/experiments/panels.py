@@ -75,6 +75,23 @@ def service_panel(
     )
 
 
+def replica_panel(
+    ensemble: Ensemble,
+    replica: int,
+    *,
+    count: int = 30,
+    span: float | None = None,
+    clients: Sequence[str] | None = None,
+) -> Panel:
+    """Each client's service at one replica in the minute around each instant."""
+
+    def service(table: Table, x: Floats) -> Floats:
+        return metrics.service(table.at(replica), x)
+
+    title = f"Service at replica {replica} under {ensemble.label}"
+    return client_panel(ensemble, service, title, SERVICE, count=count, span=span, clients=clients)
+
+
 def response_panel(
     ensemble: Ensemble,
     *,

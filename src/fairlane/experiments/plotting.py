@@ -27,6 +27,7 @@ from fairlane.experiments.panels import (
     CLIENT_COLOURS,
     difference_panel,
     lack_panel,
+    replica_panel,
     response_panel,
     service_panel,
 )
@@ -38,6 +39,7 @@ from fairlane.records import Run
 PANEL_INCHES = (4.6, 3.7)
 DPI = 150
 FORMATS = ("png", "pdf", "svg")
+MOST_REPLICAS = 16
 _STYLE: Any = {  # Any: matplotlib's types ask for literal keys
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -119,26 +121,44 @@ def picture(page: Page) -> bytes:
         return file.getvalue()
 
 
-def plot_runs(runs: Mapping[str, Run]) -> Page:
+def plot_runs(runs: Mapping[str, Run], *, by_replica: bool = False) -> Page:
     """Service and response time per client of every run, and all runs' differences.
 
     The same quantity has the same scale in all runs, so that they can be compared by eye.
+    by_replica: also service at each replica. Raises FairlaneError for runs of one server then.
     """
     ensembles = [Ensemble(name, [Sample.of(run)]) for name, run in runs.items()]
     service = _same_scale([service_panel(e, **_span_and_clients(e)) for e in ensembles])
     response = _same_scale([response_panel(e, **_span_and_clients(e)) for e in ensembles])
     by_name = {ensemble.label: ensemble for ensemble in ensembles}
     differences = [difference_panel(by_name), lack_panel(by_name)]
+    at_replicas = _replica_panels(ensembles) if by_replica else []
     few = 1 < len(runs) <= 3
     if few:  # a column per run
-        drawings = [*service, *response, *differences]
+        drawings = [*service, *at_replicas, *response, *differences]
     else:
         pairs = zip(service, response, strict=True)
-        drawings = [*(panel for pair in pairs for panel in pair), *differences]
+        drawings = [*(panel for pair in pairs for panel in pair), *differences, *at_replicas]
     note = "Service and response time: means over the minute around each instant."
     if any(_is_crowd(ensemble) for ensemble in ensembles):
         note += " Of many clients the two heaviest and two in the middle are shown."
     return draw_page("", drawings, columns=len(runs) if few else 2, note=note)
+
+
+def _replica_panels(ensembles: Sequence[Ensemble]) -> list[Panel]:
+    """Service at each replica: one replica of all runs after the other."""
+    replicas = 1 + max(int(e.samples[0].table.replica.max()) for e in ensembles)
+    if replicas == 1:
+        raise FairlaneError("by-replica: these are runs of one server")
+    if replicas > MOST_REPLICAS:
+        raise FairlaneError(f"by-replica: {replicas} replicas; at most {MOST_REPLICAS} are drawn")
+    return _same_scale(
+        [
+            replica_panel(ensemble, replica, **_span_and_clients(ensemble))
+            for replica in range(replicas)
+            for ensemble in ensembles
+        ]
+    )
 
 
 def _is_crowd(ensemble: Ensemble) -> bool:

@@ -10,7 +10,7 @@ from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.experiments.acting import check_settings
 from fairlane.experiments.ensemble import Progress, run_jobs, seeds
 from fairlane.experiments.settings import Settings
-from fairlane.metrics import ClientSummary, Spread, headline, summarise
+from fairlane.metrics import ClientSummary, Spread, headline, summarise, summarise_replicas
 from fairlane.policies.fcfs import fcfs
 from fairlane.records import RequestRecord, Run, write_csv, write_jsonl, write_parquet
 from fairlane.simulator.run import simulate
@@ -44,7 +44,9 @@ class Report:
     """What a simulation gave. files: the rows written, one file per run.
 
     metrics: the headline metrics, and what an auditor saw. clients: per client the fields of
-    `ClientSummary`, spreads as `ttft_mean`, `ttft_p50` and so on, in seconds.
+    `ClientSummary`, spreads as `ttft_mean`, `ttft_p50` and so on, in seconds. replicas: of a
+    cluster, by number: `requests` and `service`, `observed_difference` at it, and the service of
+    each client where they are few enough to be shown.
     """
 
     settings: Settings
@@ -52,6 +54,7 @@ class Report:
     files: list[str]
     metrics: dict[str, Range]
     clients: dict[str, dict[str, Range]]
+    replicas: dict[str, dict[str, Range]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,15 @@ class _Job:
 
 
 _Values = dict[str, float]
+_CLIENTS_SHOWN = 8  # at each replica
+
+
+class _Numbers(NamedTuple):
+    """What one run gave."""
+
+    metrics: _Values
+    clients: dict[str, _Values]
+    replicas: dict[str, _Values]
 
 
 def simulate_runs(
@@ -103,21 +115,20 @@ def simulate_runs(
         settings=settings,
         runs=runs,
         files=[str(job.output) for job in jobs.values() if job.output],
-        metrics=_ranges([metrics for metrics, _ in ordered]),
-        clients={
-            client: _ranges([clients[client] for _, clients in ordered]) for client in ordered[0][1]
-        },
+        metrics=_ranges([run.metrics for run in ordered]),
+        clients=_all_ranges([run.clients for run in ordered]),
+        replicas=_all_ranges([run.replicas for run in ordered]),
     )
 
 
 def summarise_run(settings: Settings, run: Run) -> list[ClientSummary]:
-    """What each client got, its slowdown against running alone on the same server included."""
+    """What each client got, and its slowdown against running alone, if that is on one server."""
     requests = settings.requests()
     return summarise(
         run.records,
         cost=settings.cost_function(),
         weights=settings.client_weights(requests),
-        alone=run_alone(settings, requests),
+        alone=run_alone(settings, requests) if settings.cluster is None else None,
     )
 
 
@@ -157,7 +168,7 @@ def _output(output: Path | None, seed: int, runs: int) -> Path | None:
     return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
 
 
-def _run(job: _Job) -> tuple[_Values, dict[str, _Values]]:
+def _run(job: _Job) -> _Numbers:
     run = job.settings.run(audited=True)
     if job.output is not None:
         WRITERS[job.format](job.output, run)
@@ -167,8 +178,31 @@ def _run(job: _Job) -> tuple[_Values, dict[str, _Values]]:
         "observed_difference": audit["observed"],
         "bound": audit["bound"],
     }
-    return metrics, {summary.client: client_values(summary) for summary in summaries}
+    clients = {summary.client: client_values(summary) for summary in summaries}
+    return _Numbers(metrics, clients, _replica_values(job.settings, run, list(clients)))
+
+
+def _replica_values(settings: Settings, run: Run, clients: list[str]) -> dict[str, _Values]:
+    if settings.cluster is None:
+        return {}
+    observed = run.manifest["audit"]["observed_here"]
+    shown = clients if len(clients) <= _CLIENTS_SHOWN else []
+    found = {}
+    for one in summarise_replicas(
+        run.records, settings.cluster.replicas, cost=settings.cost_function()
+    ):
+        values: _Values = {"requests": one.requests, "service": one.service}
+        if observed:
+            values["observed_difference"] = observed[one.replica]
+        for client in shown:
+            values[f"service of {client}"] = one.by_client.get(client, 0.0)
+        found[str(one.replica)] = values
+    return found
 
 
 def _ranges(runs: Sequence[_Values]) -> dict[str, Range]:
     return {name: Range.of(values[name] for values in runs) for name in runs[0]}
+
+
+def _all_ranges(runs: Sequence[dict[str, _Values]]) -> dict[str, dict[str, Range]]:
+    return {name: _ranges([run[name] for run in runs]) for name in runs[0]}

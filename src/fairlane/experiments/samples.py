@@ -25,6 +25,7 @@ from fairlane.metrics import Table, headline
 from fairlane.records import Run, read_run
 
 _SOURCES = ("core", "policies", "workloads", "simulator", "metrics", "records.py")
+_SETTINGS = ("cluster_runs.py", "clusters.py", "settings.py", "traces.py", "weights.py")
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -52,7 +53,7 @@ def _code_version() -> str:
     """A hash of all sources and profiles that a sample's numbers come from."""
     root = Path(fairlane.__file__).parent
     digest = hashlib.sha256()
-    paths = [root / "experiments" / name for name in ("settings.py", "traces.py", "weights.py")]
+    paths = [root / "experiments" / name for name in _SETTINGS]
     for name in _SOURCES:
         path = root / name
         paths += (

@@ -1,7 +1,7 @@
 """One run, fully described: what `fairlane simulate` takes and what a manifest echoes."""
 
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from fairlane.core.options import Count, NotNegative, Positive, Whole
 from fairlane.core.policy import Policy
 from fairlane.core.preemption import default_preemption
 from fairlane.core.types import Request
+from fairlane.experiments.cluster_runs import run_cluster
+from fairlane.experiments.clusters import ClusterSettings
 from fairlane.experiments.profile_cost import read_cost
 from fairlane.experiments.traces import Trace, about_trace, scaled_requests, trace_until
 from fairlane.experiments.weights import Weights, weights_by_client
@@ -52,7 +54,7 @@ class Settings:
     quantum: service per turn of drr and dlpm. prefix_cache_tokens: size of the server's prefix
     cache. preemption: where the server preempts, newest or fairest (core/preemption.py).
     artifact_lift, charging: the artifact's deviations from the paper. seed: of the noise and the
-    oracle; workload_seed: of the workload.
+    oracle; workload_seed: of the workload. cluster: of several such servers; one by default.
     """
 
     suite: str
@@ -77,9 +79,10 @@ class Settings:
     noise: bool = True
     seed: Whole = 0
     workload_seed: Whole = 42
+    cluster: ClusterSettings | None = None
 
     def __post_init__(self) -> None:
-        checked(Settings, asdict(self))
+        checked(Settings, {f.name: getattr(self, f.name) for f in fields(self)})
 
     def requests(self) -> list[TracedRequest]:
         """The workload; of a trace, what is sent in time and the server can hold."""
@@ -189,19 +192,27 @@ class Settings:
         """Simulate; the manifest holds these settings and the server's.
 
         audited: an auditor watches the scheduler, and the manifest says what it saw: the largest
-        difference in service per weight while two clients waited, and VTC's bound on it.
+        difference in service per weight while two clients waited, and the bound on it. Of a
+        cluster, while they waited at every replica, and also what was seen at each.
         """
         requests = self.requests()
-        cache = self.prefix_cache(requests)
-        policy = self.policy(requests, cache)
-        auditor = self._auditor(requests) if audited else None
-        if auditor is not None:
-            policy.watch(auditor)
         server = self.server()
         if isinstance(server, VllmConfig):
             server = replace(server, weights=self.client_weights(requests))
-        run = simulate(requests, policy, server, seed=self.seed, cache=cache)
+        if self.cluster is not None:
+            run = run_cluster(self, requests, server, audited=audited)
+        else:
+            run = self._run_alone(requests, server, audited)
         run.manifest = {**self.described(), **run.manifest}
+        return run
+
+    def _run_alone(self, requests: list[TracedRequest], server: AnyServer, audited: bool) -> Run:
+        cache = self.prefix_cache(requests)
+        policy = self.policy(requests, cache)
+        auditor = self.auditor(requests, self.bound(requests)) if audited else None
+        if auditor is not None:
+            policy.watch(auditor)
+        run = simulate(requests, policy, server, seed=self.seed, cache=cache)
         if auditor is not None:
             report = auditor.report()
             run.manifest["audit"] = {"observed": report.observed, "bound": report.bound}
@@ -227,14 +238,20 @@ class Settings:
             **about_trace(self.read_trace(), self.too_long),
         }
 
-    def _auditor(self, requests: list[TracedRequest]) -> Auditor:
-        cost, weights = self.cost_function(), self.client_weights(requests)
+    def bound(self, requests: list[TracedRequest]) -> float:
+        """VTC's on one server, per weight: `service_bound`."""
         server = self.server()
         prompt = max((r.prompt_len for r in requests), default=0) + server.prompt_overhead
         output = max((r.output_len for r in requests), default=1)
-        least = min(weights.values(), default=1.0)
-        bound = service_bound(server.memory_tokens, prompt, cost, output, least)
-        return Auditor(cost=cost, weights=weights, bound=bound)
+        least = min(self.client_weights(requests).values(), default=1.0)
+        return service_bound(server.memory_tokens, prompt, self.cost_function(), output, least)
+
+    def auditor(
+        self, requests: list[TracedRequest], bound: float | None = None, places: int = 1
+    ) -> Auditor:
+        """One that prices and weighs service as the scheduler does."""
+        cost, weights = self.cost_function(), self.client_weights(requests)
+        return Auditor(cost=cost, weights=weights, bound=bound, places=places)
 
 
 def _true_length(requests: list[TracedRequest]) -> Any:

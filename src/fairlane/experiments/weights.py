@@ -60,6 +60,8 @@ def weights_by_client(weights: Weights, requests: Sequence[TracedRequest]) -> di
 
     Raises FairlaneError for a weight that belongs to no client, and for clients without one.
     """
+    if not weights:
+        return {}
     clients = clients_in_order(requests)
     named = {given[0]: given[1] for given in weights if isinstance(given, tuple)}
     if named:
@@ -69,12 +71,12 @@ def weights_by_client(weights: Weights, requests: Sequence[TracedRequest]) -> di
             )
         return {client: named.get(client, 1.0) for client in clients}
     by_position = [given for given in weights if not isinstance(given, tuple)]
-    if by_position and len(by_position) != len(clients):
+    if len(by_position) != len(clients):
         raise FairlaneError(
             f"{len(by_position)} weights for {len(clients)} clients: give one each, to "
             f"{_listed(clients)}, or NAME=NUMBER"
         )
-    return dict(zip(clients, by_position, strict=False))
+    return dict(zip(clients, by_position, strict=True))
 
 
 def describe_weights(weights: Mapping[str, float]) -> str:

@@ -149,6 +149,7 @@ class GatewayConfig(Configuration):
         *Configuration.SECTIONS, "upstreams", "gateway", "routes",
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = True
+    HAS_UPSTREAMS: ClassVar[bool] = True
     upstreams: Sequence[UpstreamPlan] = ()
     named: Sequence[UpstreamPlan] = ()  # those of them that the command line names
     gateway: GatewaySection = field(default_factory=GatewaySection)

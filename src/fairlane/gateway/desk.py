@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fairlane.cluster.config import Cluster
 from fairlane.core.types import Outcome, Rejection, Request
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
@@ -18,7 +19,8 @@ from fairlane.door.telemetry import Telemetry
 from fairlane.gateway.counting import Usage
 from fairlane.gateway.dispatch import Dispatcher, NotQueued
 from fairlane.gateway.estimate import Estimates
-from fairlane.gateway.pool import Lane
+from fairlane.gateway.pool import Lane, Pool
+from fairlane.gateway.sharing import Shared
 from fairlane.gateway.status import metrics, pools_of, upstreams
 
 _TELLS_LIMITS = 16  # output tokens that are counted against limits at once
@@ -116,7 +118,7 @@ class Desk:
 
     models: the queue of each; may change while it runs. policy: the scheduler's name. cached_part:
     of a token, what one of the engine's prefix cache counts against limits. max_wait_s: how long a
-    request waits that is not streamed.
+    request waits that is not streamed. cluster, shared: with whom it shares, and what.
     """
 
     def __init__(
@@ -127,6 +129,8 @@ class Desk:
         policy: str,
         max_wait_s: float,
         cached_part: float = 1.0,
+        cluster: Cluster = Cluster(),  # noqa: B008 - it does not change
+        shared: Shared | None = None,
     ) -> None:
         self.door = door
         self.models = models
@@ -135,15 +139,12 @@ class Desk:
         self.estimates = Estimates()
         self.ids = itertools.count(1)
         self._policy = policy
-        self._telemetry = Telemetry(door.access, door.admission, self._snapshots)
+        self._shared = shared
+        self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
 
-    async def arrive(self, caller: Caller) -> Ticket:
+    async def arrive(self, caller: Caller) -> "LocalTicket":
         """A request of a known client comes in. Raises Refused, by its client's limits."""
-        return self.admit(caller)
-
-    def admit(self, caller: Caller) -> "LocalTicket":
-        """The same, where nobody has to wait for another process."""
-        self.door.arrive(caller)
+        await self.door.arrive(caller)
         assert caller.client is not None
         return LocalTicket(self, caller, caller.client)
 
@@ -169,9 +170,18 @@ class Desk:
             return upstreams(self.models)
         return await self._telemetry.metrics(caller) + metrics(self.models)
 
+    async def close(self) -> None:
+        """Let go of what it asks."""
+        await self._telemetry.close()
+
     async def _snapshots(self) -> list[dict[str, Any] | None]:
-        snapshots = [pool.books.snapshot() for _, pool in pools_of(self.models)]
-        return [{"policy": self._policy, **snapshot} for snapshot in snapshots]
+        return [self._snapshot(pool) for _, pool in pools_of(self.models)]
+
+    def _snapshot(self, pool: Pool) -> dict[str, Any]:
+        found = {"policy": self._policy, **pool.books.snapshot()}
+        if self._shared is not None:
+            found["cluster"] = self._shared.report(pool)
+        return found
 
 
 @dataclass(slots=True)

@@ -46,8 +46,8 @@ class UpstreamPlan:
 class Fleet:
     """See the module.
 
-    weights: those of clients and groups now. changed: is told of the upstreams, by name, whenever
-    they are others. models: the queue of each; upstreams: by name.
+    weights: those of clients and groups now. opened: is told of each new queue. changed: is told of
+    the upstreams, by name, whenever they are others. models: the queue of each; upstreams: by name.
     """
 
     def __init__(
@@ -55,9 +55,11 @@ class Fleet:
         policy: Callable[[], Policy[Any]],
         cost: LinearCost | QuadraticCost,
         weights: Callable[[], Mapping[str, float]],
+        opened: Callable[[Pool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._cost, self._clock = policy, cost, clock
+        self._opened = opened
         self._weights = weights
         self.changed: Callable[[Mapping[str, Address]], None] = lambda _: None
         self.models: dict[str, Dispatcher] = {}
@@ -175,7 +177,9 @@ class Fleet:
     def _queue(self) -> Dispatcher:
         books = Books(self._policy(), Auditor(cost=self._cost), self._cost, self._clock)
         books.set_weights(self._weights())
-        return Dispatcher(Pool(books, (), self._clock))
+        pool = Pool(books, (), self._clock)
+        self._opened(pool)
+        return Dispatcher(pool)
 
     async def _watch(self, name: str) -> None:
         """Look whether the upstream lives: often while it does not, else now and then."""

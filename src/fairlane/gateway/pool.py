@@ -11,20 +11,27 @@ Requests of one session may be kept together (`sticky`): each session has an ord
 its own, so that one more or one less moves few sessions. Who is next and finds its upstream full
 lets a few others go first whose upstream has room; where there are none, it goes where room is. So
 no upstream idles, and whoever stood back is first as soon as its own has room.
+
+Where other gateways stand before the same upstreams (core/one_queue.py), nobody is sent before whom
+somebody comes who waits there, as long as others take the room that is left.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from fairlane.core.one_queue import Patience
+from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
 from fairlane.door.books import Books
+from fairlane.door.sharing import Sharing
 from fairlane.gateway.counting import Usage
 from fairlane.gateway.signals import Load
 from fairlane.gateway.window import Bounds, Window
 
 _LOOKS = 16  # requests that are looked at for one whose own upstream has room
+_RECENT = 0.05  # what the latest request counts in the usual price
 
 
 class Lane:
@@ -69,8 +76,24 @@ class Turn:
     lane: Lane
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a queue tells those of other gateways before the same upstreams.
+
+    lanes: by name, how many requests it has in flight, and the window that it found; 0 where it
+    needs none. yields: whether its next one comes after somebody who waits elsewhere.
+    """
+
+    lanes: Mapping[str, tuple[int, float]]
+    yields: bool
+    waiting: Waiting
+
+
 class Pool:
-    """See the module. clock: seconds, never decreasing; the books' too."""
+    """See the module. clock: seconds, never decreasing; the books' too.
+
+    sharing: what it shares with other gateways' queues, None where it does not.
+    """
 
     def __init__(self, books: Books, lanes: Iterable[Lane], clock: Callable[[], float]) -> None:
         self.books = books
@@ -79,6 +102,9 @@ class Pool:
         self._live: dict[str, Live] = {}
         self._news: set[str] = set()  # requests with tokens that are not reported
         self._waiting = 0
+        self._usual_price: float | None = None
+        self._patience = Patience()
+        self.sharing: Sharing | None = None
 
     @property
     def waiting(self) -> int:
@@ -105,6 +131,8 @@ class Pool:
             expected = request.prompt_tokens + output
             self._live[str(request.id)] = Live(str(request.id), expected, session, whole)
             self._waiting += 1
+            if self._usual_price is None:
+                self._usual_price = self.books.price(request.prompt_tokens, 0, output)
         return reason
 
     def turns(self) -> list[Turn]:
@@ -113,7 +141,7 @@ class Pool:
         found: list[Turn] = []
         while self._waiting:
             lanes = [lane for lane in self.lanes.values() if lane.room(now)]
-            chosen = self._next(lanes) if lanes else None
+            chosen = self._next(lanes) if lanes and not self._yields() else None
             if chosen is None:
                 break
             self._send(*chosen, now)
@@ -169,6 +197,9 @@ class Pool:
         self.books.settle(
             request_id, usage.input, cached_tokens=usage.cached, output_tokens=usage.output
         )
+        if usage.input and self._usual_price is not None:
+            price = self.books.price(usage.input, usage.cached, usage.output)
+            self._usual_price += _RECENT * (price - self._usual_price)
 
     def end(self, request_id: str, outcome: Outcome) -> None:
         """A request ended, or waits no more. Unknown ids are passed over."""
@@ -193,6 +224,56 @@ class Pool:
         now = self._clock()
         rate = sum(lane.window.ends_rate(now) for lane in self.lanes.values())
         return (self._waiting + 1) / rate if rate > 0 else 1.0
+
+    # -- with other gateways -----------------------------------------------------------------
+
+    @property
+    def unit(self) -> float:
+        """Service that may be under way here: as many requests as the windows let, as usual."""
+        size = sum(lane.window.size for lane in self.lanes.values() if lane.accepts)
+        return size * (self._usual_price or 0.0)
+
+    def tell(self, totals: Mapping[str, float]) -> Told:
+        """What other gateways are told of this queue."""
+        serves = any(lane.accepts for lane in self.lanes.values())
+        lanes = {
+            name: (lane.window.in_flight, lane.window.size if self._waiting else 0.0)
+            for name, lane in self.lanes.items()
+        }
+        waiting = self.books.tell_waiting(totals)
+        if not serves:  # who waits here alone has to wait
+            waiting = Waiting({}, waiting.there)
+        return Told(lanes, self._comes_later(), waiting)
+
+    def hear(self, others: Sequence[Told] | None, totals: Mapping[str, float]) -> None:
+        """What other gateways told of theirs; None where they cannot be heard."""
+        told = None if others is None else [other.waiting for other in others]
+        self.books.hear_waiting(told, totals)
+        for name, lane in self.lanes.items():
+            there = [other.lanes[name] for other in others or () if name in other.lanes]
+            lane.window.elsewhere = sum(in_flight for in_flight, _ in there)
+            lane.window.most_elsewhere = max((size for _, size in there), default=0.0)
+        self._look(others or ())
+
+    def _look(self, others: Iterable[Told]) -> None:
+        """See whether room is left that nobody takes: who is not before others takes none."""
+        now = self._clock()
+        left = self._comes_later() and all(one.yields or not one.waiting.here for one in others)
+        room = sum(lane.room(now) for lane in self.lanes.values())
+        self._patience.look(min(room, self._waiting) if left else 0)
+
+    def _yields(self) -> bool:
+        """Whether somebody who waits elsewhere is to be sent first, and may still be."""
+        if not self._comes_later():
+            return False
+        if not self._patience.over:
+            return True
+        self._patience.used()
+        return False
+
+    def _comes_later(self) -> bool:
+        price = self._usual_price or 0.0
+        return self.sharing is not None and self.books.yields(self.sharing.slack(price))
 
     # -- inside ------------------------------------------------------------------------------
 

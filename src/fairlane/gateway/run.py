@@ -7,18 +7,23 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
+from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
+from fairlane.door.asking import Asking
 from fairlane.door.door import Door
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.desk import AnyDesk, Desk
 from fairlane.gateway.fleet import Fleet
+from fairlane.gateway.pool import Pool
 from fairlane.gateway.relay import Relay
 from fairlane.gateway.reload import Reload
+from fairlane.gateway.sharing import Shared, connected
 from fairlane.gateway.status import pools_of
 from fairlane.gateway.upstream import Upstream
 from fairlane.http_server import HttpServer
@@ -32,20 +37,30 @@ KEEP_ALIVE_S = 75  # of a connection on which nothing comes
 class Running:
     """A gateway from its configuration to its end; the desk, without the HTTP.
 
-    file: where the configuration was read; what changes there is taken up.
+    file: where the configuration was read; what changes there is taken up. name: what other
+    gateways call it.
     """
 
-    def __init__(self, config: GatewayConfig, file: Path | None = None) -> None:
+    def __init__(
+        self, config: GatewayConfig, file: Path | None = None, name: str | None = None
+    ) -> None:
         if not config.upstreams:
             raise FairlaneError("no upstream; name one by --upstream or under [upstreams]")
         self.config = config
         self._reload = None if file is None else Reload(file, config.named)
         self.door = Door(config.access)
-        self.fleet = Fleet(config.policy, config.cost, self._weights)
+        self.fleet = Fleet(config.policy, config.cost, self._weights, self._opened)
+        hub = connected(config.cluster)
+        self.shared = None if hub is None else Shared(
+            config.cluster, hub, name or f"{socket.gethostname()}:{new_name()[:4]}",
+            self.fleet.models, self._weights, config.access.top,
+        )  # fmt: skip
         self.desk = Desk(
             self.door, self.fleet.models, policy=config.scheduler.name,
             max_wait_s=config.gateway.max_wait_s, cached_part=config.cached_part,
+            cluster=config.cluster, shared=self.shared,
         )  # fmt: skip
+        self.asking = Asking(config.cluster, self.door.admission, log)
         self._looking: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, list[str]]:
@@ -56,6 +71,9 @@ class Running:
         """Begin, in the loop that it is to run in. Raises FairlaneError."""
         self.door.warn()
         await self.fleet.change(self.config.upstreams)
+        self.asking.start()
+        if self.shared is not None:
+            self.shared.start()
         if self._reload is not None:
             self._looking = asyncio.create_task(self._look(self._reload))
 
@@ -64,6 +82,10 @@ class Running:
         if self._looking is not None:
             self._looking.cancel()
         await self.fleet.close()
+        await self.asking.stop()
+        if self.shared is not None:
+            await self.shared.stop()
+        await self.desk.close()
 
     @property
     def live(self) -> int:
@@ -73,6 +95,10 @@ class Running:
     def say_draining(self) -> None:
         """Say what a signal to stop waits for."""
         log.warning("draining: %d requests are under way; a second signal ends at once", self.live)
+
+    def _opened(self, pool: Pool) -> None:
+        if self.shared is not None:
+            self.shared.opened(pool)
 
     def _weights(self) -> Mapping[str, float]:
         return {**self.config.weights, **self.door.tenants.weights()}

@@ -7,6 +7,7 @@ decides, and they pass bytes.
 import asyncio
 import logging
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def serve(
     workers: processes that pass bytes; one does it in the process that decides.
     Raises FairlaneError for what cannot be, before it listens.
     """
-    running = Running(config, file)
+    running = Running(config, file, f"{socket.gethostname()}:{port}" if port else None)
     found = asyncio.run(running.check())
     listening = listen(host, port)
 

@@ -128,16 +128,19 @@ class Bounds:
 class Window:
     """The window of one upstream; see the module.
 
-    in_flight: sent and not ended. streams: of these, those whose first token will be seen; flowing:
-    those that have it. running, waiting: as the engine told last, None where it never did. grows:
-    whether it is on its way up. token_s: seconds that an answer takes for a token. bounds: may be
-    set anew.
+    in_flight: sent and not ended. elsewhere: those that other gateways have in flight there, which
+    count as well; and most_elsewhere: the greatest window that they found. streams: of ours, those
+    whose first token will be seen; flowing: those that have it. running, waiting: as the engine
+    told last, None where it never did. grows: whether it is on its way up. token_s: seconds that an
+    answer takes for a token. bounds: may be set anew.
     """
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.bounds = bounds or Bounds()
         self.size = float(self.bounds.start)
         self.in_flight = 0
+        self.elsewhere = 0
+        self.most_elsewhere = 0.0
         self.streams = 0
         self.flowing = 0
         self._dark = 0  # looks in a row that saw nothing
@@ -199,7 +202,7 @@ class Window:
         """How many more requests the engine may be sent."""
         if now < max(self._closed_until, self._drain_until):
             return 0
-        return max(0, math.floor(self.size) - self.in_flight)
+        return max(0, math.floor(max(self.size, self.most_elsewhere)) - self._everywhere)
 
     @property
     def blind(self) -> bool:
@@ -226,13 +229,17 @@ class Window:
             self._look_at = now + _LOOK_S
             self._from_outside(queued, now)
 
+    @property
+    def _everywhere(self) -> int:
+        return self.in_flight + self.elsewhere
+
     def _target(self, now: float) -> int:
         """T: how many should wait inside."""
         return max(2, math.ceil(2 * self.ends_rate(now) * self.token_s))
 
     def _by_its_own_numbers(self, running: int, waiting: int, queued: bool, now: float) -> None:
         target = self._target(now)
-        others = max(0, running + waiting - self.in_flight)
+        others = max(0, running + waiting - self._everywhere)
         if waiting:
             self._full = running
         self._looks = 0 if waiting else self._looks + 1
@@ -259,12 +266,12 @@ class Window:
         prefilling = self._sends.at(now) * (base or 0.0)
         waits = self.streams - self.flowing - prefilling
         part, running = self._seen.update(waits, self.flowing, self.streams, self.in_flight)
-        waiting = part * self.in_flight
+        waiting = part * self._everywhere
         if waiting > target and base is None:
             return  # how long a prefill takes is not known yet
         if waiting > 2 * target + 1:
-            scale = self.in_flight / self.streams
-            self._resize(running * self.in_flight + target + prefilling * scale)
+            scale = self._everywhere / self.streams
+            self._resize(running * self._everywhere + target + prefilling * scale)
             self._seen = Seen()
             self._settle(now)
         elif waiting > target:

@@ -216,7 +216,7 @@ class Hatch:
         self._tickets: dict[int, LocalTicket] = {}
         self._work: dict[int, asyncio.Task[None]] = {}  # what awaits something, by its number
         self._takes: Mapping[str, Callable[..., None]] = {
-            "arrive": self._arrive,
+            "arrive": lambda number, *who: self._later(number, self._arrive(number, *who)),
             "tell": lambda number, *asked: self._later(number, self._tell(number, *asked)),
             "turn": lambda number, wish: self._later(number, self._turn(number, wish)),
             "flows": lambda number: self._tickets[number].flows(),
@@ -233,10 +233,10 @@ class Hatch:
         else:
             take(*rest)
 
-    def _arrive(self, number: int, client: str, operator: bool) -> None:
+    async def _arrive(self, number: int, client: str, operator: bool) -> None:
         self._desk.take_up_changes()
         try:
-            ticket = self._desk.admit(Caller(client, operator))
+            ticket = await self._desk.arrive(Caller(client, operator))
         except Refused as refused:
             self._refuse(number, refused)
             return

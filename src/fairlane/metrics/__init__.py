@@ -24,6 +24,7 @@ from fairlane.metrics.paper import (
     span,
     tokens_per_second,
 )
+from fairlane.metrics.replicas import ReplicaSummary, summarise_replicas
 from fairlane.metrics.service import (
     accumulated,
     delivered_between,
@@ -42,6 +43,7 @@ __all__ = [
     "CostFunction",
     "DifferenceTable",
     "Floats",
+    "ReplicaSummary",
     "Share",
     "Spread",
     "Table",
@@ -66,6 +68,7 @@ __all__ = [
     "slowdown",
     "span",
     "summarise",
+    "summarise_replicas",
     "summed_difference",
     "throughput",
     "ticks",

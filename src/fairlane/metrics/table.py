@@ -1,7 +1,7 @@
 """A run as columns, the form in which all metrics read it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Table:
     arrival, start, end: seconds; start and end are the first and the last token's time, and the
         arrival where no token came. ttft, latency: seconds since arrival, NaN where none came.
     prompt, output: tokens. delivered: whether tokens came. aborted: whether it did not finish.
+    replica: the number of the server, 0 where there is one, or none served it.
     """
 
     clients: tuple[str, ...]
@@ -38,6 +39,7 @@ class Table:
     output: Floats
     delivered: NDArray[np.bool_]
     aborted: NDArray[np.bool_]
+    replica: NDArray[np.intp]
 
     @classmethod
     def from_records(cls, records: Iterable[RequestRecord]) -> "Table":
@@ -68,7 +70,12 @@ class Table:
             output=np.array([record.output_len for record in rows], dtype=np.float64),
             delivered=delivered,
             aborted=np.array([record.outcome != "finished" for record in rows], dtype=np.bool_),
+            replica=np.array([record.replica or 0 for record in rows], dtype=np.intp),
         )
+
+    def at(self, replica: int) -> "Table":
+        """The same requests, as if nothing had been delivered but by this replica."""
+        return replace(self, delivered=self.delivered & (self.replica == replica))
 
     def without_aborted(self) -> "Table":
         """Only the requests that finished, and only the clients that have any."""

@@ -13,14 +13,16 @@ from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.core.options import ABOVE_ZERO, AT_LEAST_ONE
+from fairlane.policies.registry import get_policy
 from fairlane.records import RequestRecord
 from fairlane.simulated import asked as read
 from fairlane.simulated import metrics
 from fairlane.simulated.asked import Asked, BadRequest
 from fairlane.simulated.realtime import Counts, RealTimeEngine
 from fairlane.simulated.replies import Reply, Streamed, Whole, error_body, ignored_header
-from fairlane.simulated.server import make_loop, make_server
+from fairlane.simulated.server import make_server
 from fairlane.simulated.words import draw, pieces, token_id
+from fairlane.simulator.run import make_loop
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -68,8 +70,9 @@ class SimulatedEngine:
         if not self.model.isprintable():
             raise FairlaneError(f"a model's name is of printable characters, not {self.model!r}")
         self.limits = server.longest
+        policy = get_policy(scheduler).create()
         self.engine = RealTimeEngine(
-            lambda listener: make_loop(server, scheduler, seed, listener),
+            lambda listener: make_loop((), policy, server, seed, listener=listener),
             speed=speed,
             reply_delay_s=server.reply_delay_s,
             on_end=on_end,

@@ -6,9 +6,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.options import AT_LEAST_ONE
 from fairlane.core.preemption import default_preemption
 from fairlane.policies.registry import get_policy
-from fairlane.simulator.loop import Listener, Loop
 from fairlane.simulator.profile import VllmProfile, get_profile
-from fairlane.simulator.randomness import Randomness
 from fairlane.simulator.serving import (
     MEASURED_NOISE,
     NO_NOISE,
@@ -16,8 +14,6 @@ from fairlane.simulator.serving import (
     ServerConfig,
     VllmConfig,
 )
-from fairlane.simulator.slora import ServingLoop
-from fairlane.simulator.vllm import VllmLoop
 
 
 def make_server(
@@ -55,11 +51,3 @@ def make_server(
         memory_tokens=memory_tokens or 0,
         noise=MEASURED_NOISE if noise else NO_NOISE,
     )
-
-
-def make_loop(server: AnyServer, scheduler: str, seed: int, listener: Listener) -> Loop:
-    """The serving loop of the server, empty."""
-    policy, randomness = get_policy(scheduler).create(), Randomness(seed, server.noise)
-    if isinstance(server, VllmConfig):
-        return VllmLoop((), policy, server, randomness, listener)
-    return ServingLoop((), policy, server, randomness, listener=listener)

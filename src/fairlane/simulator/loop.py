@@ -56,9 +56,12 @@ class Loop(ABC):
 
     requests: those that are neither finished nor rejected or aborted, by position.
     due: when the loop goes on; infinite while it waits for a request.
+    by_step: whether it goes on after every step, so that others can look at it, or talk to its
+        policy, in between. Otherwise it may do many steps at once, up to what it knows of.
     """
 
     requests: dict[int, TracedRequest]
+    by_step: bool
 
     def __init__(
         self, requests: Iterable[TracedRequest], randomness: Randomness, listener: Listener | None
@@ -68,6 +71,7 @@ class Loop(ABC):
         count = len(self.requests)
         self.times = Times([None] * count, [None] * count)
         self.listener = self.times if listener is None else listener
+        self.by_step = self.listener.each_token
         self.randomness = randomness
         delays = randomness.delays(count)
         self.inbox = [(r.arrival_s + delays[i], i) for i, r in self.requests.items()]
@@ -79,17 +83,25 @@ class Loop(ABC):
             self.advance()
         return self.times
 
-    def add(self, position: int, request: TracedRequest) -> None:
-        """A request comes; its arrival_s may not lie before a time up to which the loop is done."""
+    def add(self, position: int, request: TracedRequest, delay_s: float | None = None) -> None:
+        """A request comes; its arrival_s may not lie before a time up to which the loop is done.
+
+        delay_s: how long it takes to get here; drawn where it is not given.
+        """
         self.requests[position] = request
-        (delay,) = self.randomness.delays(1)
-        heappush(self.inbox, (request.arrival_s + delay, position))
+        if delay_s is None:
+            (delay_s,) = self.randomness.delays(1)
+        heappush(self.inbox, (request.arrival_s + delay_s, position))
 
     def abort(self, position: int) -> None:
         """A request's client is gone: what it held is free at once. Others are passed over."""
         request = self.requests.pop(position, None)
         if request is not None:
             self._abort(position, request)
+
+    def report(self) -> None:
+        """Tell the policy of all tokens so far; a loop may do so later than they are delivered."""
+        return
 
     def _next_arrival(self, horizon: float) -> int | None:
         """Take the next request that arrived until `horizon`, if there is one."""

@@ -14,6 +14,7 @@ group; one candidate is tested in O(log groups) with prefix and suffix maxima.
 from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import accumulate
+from operator import mul, sub
 
 
 class MemoryPlan:
@@ -21,27 +22,23 @@ class MemoryPlan:
 
     def __init__(self, groups: Iterable[tuple[int, int, int]]) -> None:
         """groups: (end, number of requests, sum of their bases), each end once."""
-        self._groups = sorted((-end, count, bases) for end, count, bases in groups)
+        ordered = sorted(groups, reverse=True)
+        self._keys = [-end for end, _, _ in ordered]
+        self._sizes = [count for _, count, _ in ordered]
+        self._bases = [bases for _, _, bases in ordered]
         self._prepare()
 
     def _prepare(self) -> None:
-        self._keys = []
-        self._counts = [0]
-        self._sums = [0]
-        self._before = [0]  # the largest need of the first groups
-        pushed = []  # what each group would need with one more request, its base aside
-        k = total = worst = 0
-        for key, count, bases in self._groups:
-            k += count
-            total += bases
-            need = total - key * k
-            worst = max(need, worst)
-            self._keys.append(key)
-            self._counts.append(k)
-            self._sums.append(total)
-            self._before.append(worst)
-            pushed.append(need - key)
-        self._after = list(accumulate(reversed(pushed), max, initial=-(1 << 62)))[::-1]
+        """Sums and maxima over the first groups and over the last; called for every admission."""
+        self._counts = list(accumulate(self._sizes, initial=0))
+        self._sums = list(accumulate(self._bases, initial=0))
+        ends = map(mul, self._keys, self._counts[1:])
+        needs = list(map(sub, self._sums[1:], ends))  # of the first k requests
+        self._before = list(accumulate(needs, max, initial=0))
+        pushed = list(map(sub, needs, self._keys))  # the same with one more, its base aside
+        pushed.reverse()
+        self._after = list(accumulate(pushed, max, initial=-(1 << 62)))
+        self._after.reverse()
 
     def need_with(self, end: int, base: int) -> int:
         """Tokens that the batch needs if a request of this end and base joins."""
@@ -53,8 +50,10 @@ class MemoryPlan:
         """The request joins."""
         i = bisect_right(self._keys, -end)
         if i and self._keys[i - 1] == -end:
-            key, count, bases = self._groups[i - 1]
-            self._groups[i - 1] = (key, count + 1, bases + base)
+            self._sizes[i - 1] += 1
+            self._bases[i - 1] += base
         else:
-            self._groups.insert(i, (-end, 1, base))
+            self._keys.insert(i, -end)
+            self._sizes.insert(i, 1)
+            self._bases.insert(i, base)
         self._prepare()

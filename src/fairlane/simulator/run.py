@@ -7,6 +7,8 @@ from typing import Any
 from fairlane.core.errors import FairlaneError
 from fairlane.core.policy import Policy
 from fairlane.records import RequestRecord, Run
+from fairlane.simulator.cluster import Cluster
+from fairlane.simulator.loop import Listener, Loop
 from fairlane.simulator.prefix_cache import PrefixCache
 from fairlane.simulator.randomness import Randomness
 from fairlane.simulator.serving import AnyServer, ServerConfig, Times, VllmConfig
@@ -30,15 +32,53 @@ def simulate(
     request that the server could never hold, and for a cache where the loop knows none.
     """
     check_lengths(requests, config)
-    randomness = Randomness(seed, config.noise)
-    if isinstance(config, VllmConfig):
-        if cache is not None:
-            raise FairlaneError(f"{config.profile.name} was measured without a prefix cache")
-        times = VllmLoop(requests, policy, config, randomness).run()
-    else:
-        times = ServingLoop(requests, policy, config, randomness, cache).run()
+    times = make_loop(requests, policy, config, seed, cache).run()
     manifest = {"server": _settings(config), "seed": seed}
     return Run(manifest, _records(requests, times, config), _total_time(requests, times, config))
+
+
+def simulate_cluster(
+    cluster: Cluster,
+    config: AnyServer,
+    *,
+    seed: int = 0,
+    caches: Sequence[PrefixCache] = (),
+) -> Run:
+    """The same for a cluster of such servers; each record says which replica it was served by.
+
+    caches: one for each replica, or none. Raises FairlaneError as `simulate` does.
+    """
+    requests = cluster.requests
+    check_lengths(requests, config)
+    here = cluster.server(config)
+    for replica, policy in enumerate(cluster.policies):
+        cache = caches[replica] if caches else None
+        seed_there = seed + (replica << 32)  # the first has that of a single server
+        cluster.loops.append(make_loop((), policy, here, seed_there, cache, cluster))
+    cluster.run()
+    times = cluster.times
+    records = _records(requests, times, config)
+    for record, replica in zip(records, cluster.placed, strict=True):
+        record.replica = replica if replica >= 0 else None
+    manifest = {"server": _settings(config), "seed": seed, "replicas": len(cluster.loops)}
+    return Run(manifest, records, _total_time(requests, times, config))
+
+
+def make_loop(
+    requests: Sequence[TracedRequest],
+    policy: Policy[Any],
+    config: AnyServer,
+    seed: int,
+    cache: PrefixCache | None = None,
+    listener: Listener | None = None,
+) -> Loop:
+    """The server's loop; see `Loop`. Raises FairlaneError for a cache where it knows none."""
+    randomness = Randomness(seed, config.noise)
+    if not isinstance(config, VllmConfig):
+        return ServingLoop(requests, policy, config, randomness, cache, listener)
+    if cache is not None:
+        raise FairlaneError(f"{config.profile.name} was measured without a prefix cache")
+    return VllmLoop(requests, policy, config, randomness, listener)
 
 
 def check_lengths(requests: Sequence[TracedRequest], config: AnyServer) -> None:

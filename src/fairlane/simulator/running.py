@@ -23,6 +23,7 @@ class Running(dict[int, tuple[str, int, int]]):
         self.longest = 0
         self.clients: Counter[str] = Counter()
         self._ends: dict[int, list[int]] = {}  # decode step -> who ends in it
+        self._bases: dict[int, int] = {}  # the sum of their bases
         self._end_steps: list[int] = []  # a heap of these steps, and of some that were emptied
         self._plan: MemoryPlan | None = None
 
@@ -45,8 +46,10 @@ class Running(dict[int, tuple[str, int, int]]):
         self.clients[client] += 1
         if end not in self._ends:
             self._ends[end] = []
+            self._bases[end] = 0
             heappush(self._end_steps, end)
         self._ends[end].append(position)
+        self._bases[end] += base
         self._plan = None
 
     def remove(self, position: int) -> None:
@@ -59,16 +62,17 @@ class Running(dict[int, tuple[str, int, int]]):
         if not self.clients[client]:
             del self.clients[client]
         self._ends[end].remove(position)
+        self._bases[end] -= base
         if not self._ends[end]:
-            del self._ends[end]
+            del self._ends[end], self._bases[end]
         self._plan = None
 
     def plan(self) -> MemoryPlan:
         """The memory plan of a batch in which nobody waits for its last token any more."""
         if self._plan is None:
+            bases = self._bases
             self._plan = MemoryPlan(
-                (end - 1, len(who), sum([self[i][1] for i in who]))
-                for end, who in self._ends.items()
+                [(end - 1, len(who), bases[end]) for end, who in self._ends.items()]
             )
         return self._plan
 

@@ -43,7 +43,7 @@ def _position(request: Request) -> int:
 
 
 class ServingLoop(Loop):
-    """One run of the loop. With a listener to each token it takes the decode steps one by one."""
+    """One run of the loop."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class ServingLoop(Loop):
         now, step, turn = self.now, self.step, self.turn
         end = self.running.next_end
         stop = min(end, max(self.ask_at, step + 1))
-        if self.listener.each_token:
+        if self.by_step:
             stop = step + 1
         next_message = min(
             self.inbox[0][0] if self.inbox else inf, self.notices[0] if self.notices else inf
@@ -156,7 +156,7 @@ class ServingLoop(Loop):
                 if position not in ended:
                     self.listener.token(position, self.now, False)
         if ended:
-            self._report()
+            self.report()
             self._finish_decode(ended)
             self._pump(self.now, DECODE_TURNS + 1)
         else:
@@ -214,8 +214,8 @@ class ServingLoop(Loop):
 
     # -- reports of tokens to the policy -----------------------------------------------------
 
-    def _report(self) -> None:
-        """Report the tokens of the decode steps since the last report."""
+    def report(self) -> None:
+        """As of `Loop`: the tokens of the decode steps since the last report."""
         steps = self.step - self.reported
         if steps > 0:
             if self.charges:
@@ -250,7 +250,7 @@ class ServingLoop(Loop):
         """What the queue gives us that fits: positions, already admitted."""
         if not self.waiting:
             return []
-        self._report()
+        self.report()
         batch: list[int] = []
         room = self.config.max_prefill_tokens
         plan = self.running.plan()
@@ -341,7 +341,7 @@ class ServingLoop(Loop):
         traced = self.requests[position]
         prompt = self._prompt(position)
         if not self.waiting.clients[traced.client]:
-            self._report()  # its counter may be lifted to the others'; otherwise it does not count
+            self.report()  # its counter may be lifted to the others'; otherwise it does not count
         rejection = self.policy.enqueue(
             Request(position, traced.client, prompt, traced.output_len), self.now
         )
@@ -383,16 +383,16 @@ class ServingLoop(Loop):
 
     # -- requests that come and go -----------------------------------------------------------
 
-    def add(self, position: int, request: TracedRequest) -> None:
+    def add(self, position: int, request: TracedRequest, delay_s: float | None = None) -> None:
         """As of `Loop`."""
-        super().add(position, request)
+        super().add(position, request, delay_s)
         self.turn -= self.randomness.forget(self.turn)
         if self.dozing:
             self._doze()
 
     def _abort(self, position: int, request: TracedRequest) -> None:
         if position in self.running:
-            self._report()
+            self.report()
             self.running.remove(position)
             self._plan_to_ask()
         elif position in self.waiting:

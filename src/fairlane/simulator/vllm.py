@@ -86,9 +86,9 @@ class VllmLoop(Loop):
         if self._idle and self.requests and not self.inbox:
             raise FairlaneError("the scheduler holds requests but admits none on an idle server")
 
-    def add(self, position: int, request: TracedRequest) -> None:
+    def add(self, position: int, request: TracedRequest, delay_s: float | None = None) -> None:
         """As of `Loop`."""
-        super().add(position, request)
+        super().add(position, request, delay_s)
         self._steps -= self.randomness.forget(self._steps)
 
     def _abort(self, position: int, request: TracedRequest) -> None:

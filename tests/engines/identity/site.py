@@ -5,6 +5,7 @@ sender may forge, and answers with the client that the engine was told.
 """
 
 import asyncio
+import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from fairlane.cluster.config import Cluster
 from fairlane.door.access import Access
 from fairlane.door.answers import Message, Receive, Scope, Send
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
@@ -33,6 +35,7 @@ class Engine:
             process_outputs=lambda *_, **__: None, abort_requests=self._forget
         )
         self.clients: list[str | None] = []  # of requests, as the scheduler would read them
+        self.headers: list[dict[bytes, bytes]] = []  # that the application was given with a POST
         self.weights: dict[str, float] = {}
         self.snapshot: dict[str, Any] = {"policy": "vtc", "shares": True, "weighted": True}
         self.snapshot["clients"] = {}
@@ -89,6 +92,10 @@ class Engine:
         if method == "fairlane_set_weights":
             self.weights.update(args[0])
             return None
+        if method == "fairlane_share":
+            return ""
+        if method in ("fairlane_swap", "fairlane_part"):
+            return {}
         if method == "fairlane_unread":
             self.asked += args[0]
             return [request_id for request_id in args[0] if request_id not in self.begun]
@@ -117,6 +124,7 @@ class Application:
     async def _answer(self, scope: Scope, body: bytes, receive: Receive) -> tuple[int, str]:
         if scope["method"] != "POST":
             return 200, "stock_metric 1\n" if scope["path"].startswith("/metrics") else "fine"
+        self._engine.headers.append(dict(scope["headers"]))
         sent = json.loads(body or b"{}")
         before = len(self._engine.clients)
         requests = [self._request(sent) for _ in range(sent.get("n", 1))]
@@ -183,19 +191,23 @@ class Route:
         return Match(scope["path"] == self._path and scope["type"] == "http"), {}
 
 
+_PORTS = itertools.count(1)
 CONTROL = ("/v1/load_lora_adapter", "/abort_requests", "/inference/v1/abort_requests", "/sleep")
 
 
 class Server:
     """A running server, and a client to talk to it."""
 
-    def __init__(self, access: Access, engine: Engine) -> None:
+    def __init__(self, access: Access, engine: Engine, cluster: Cluster | None = None) -> None:
         self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
         self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
         self.engine = engine
         self.now = 1000.0
-        self.identity = Identity(Application(engine), access, lambda: self.now, cached_part=0.1)
-        self.state = SimpleNamespace(engine_client=engine)
+        self.identity = Identity(
+            Application(engine), access, lambda: self.now, cached_part=0.1, cluster=cluster
+        )
+        args = SimpleNamespace(port=next(_PORTS))  # of vLLM's options; another than it listens on
+        self.state = SimpleNamespace(engine_client=engine, args=args)
         self.port = 0
         self.exit_status: object = None
 
@@ -227,9 +239,11 @@ class Server:
 
 
 @contextmanager
-def running(access: Access, engine: Engine | None = None) -> Iterator[Server]:
+def running(
+    access: Access, engine: Engine | None = None, cluster: Cluster | None = None
+) -> Iterator[Server]:
     """Start a server; it is stopped when the block ends."""
-    server = Server(access, engine or Engine())
+    server = Server(access, engine or Engine(), cluster)
     config = uvicorn.Config(
         server,
         "127.0.0.1",

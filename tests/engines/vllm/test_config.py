@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from fairlane.cluster.config import Cluster
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.door.config import ConfigError
 from fairlane.door.tenant_file import change_tenants
 from fairlane.door.tenants import Tenant
 from fairlane.engines.vllm.config import FairlaneConfig
+
+HUB = "[cluster]\nhub = 'redis://x'\npool = 'p'"
 
 
 def read(tmp_path: Path, text: str) -> FairlaneConfig:
@@ -23,6 +26,13 @@ def test_without_a_file_requests_are_served_by_plain_vtc(monkeypatch: pytest.Mon
     assert config.scheduler.name == "vtc"
     assert config.cost == LinearCost(1.0, 2.0, 0.1)
     assert config.access.rules.anonymous == "anonymous"
+
+
+def test_with_whom_charges_are_shared(tmp_path: Path) -> None:
+    assert read(tmp_path, "").cluster == Cluster()
+    config = read(tmp_path, HUB + "\nevery_s = 1")
+    assert config.cluster == Cluster("redis://x", "p", every_s=1)
+    assert read(tmp_path, "[scheduler]\nname = 'vtc-predict'\n" + HUB).policy().can_share
 
 
 @pytest.mark.parametrize(
@@ -90,6 +100,18 @@ def test_prices_can_follow_a_gpus_time(tmp_path: Path) -> None:
         ("[scheduler]\npreemption = 'oldest'", r"\[scheduler\] preemption must be 'newest' or"),
         ("[scheduler]\nadapter_patience = -1", r"\[scheduler\] adapter_patience must be greater"),
         ("[scheduler]\nadapter_patience = nan", r"\[scheduler\] adapter_patience must be"),
+        ("[cluster]\nhub = 'http://x'", r"\[cluster\] hub must be an address such as redis:"),
+        ("[cluster]\npool = 'p'", r"\[cluster\] pool is for a hub, and there is none"),
+        ("[cluster]\nhub = 'redis://x'", r"\[cluster\] pool must be a name"),
+        ("[cluster]\nevery = 1", r"\[cluster\] unknown key 'every'"),
+        (f"[scheduler]\nname = 'drr'\n{HUB}", r"\[cluster\] drr cannot share .* take vtc"),
+        (f"[scheduler]\nname = 'fcfs'\n{HUB}", r"\[cluster\] fcfs cannot share"),
+        ("[scheduler]\nname = 'lcf'\n[cluster]\nguard = 0.1", r"\[cluster\] lcf cannot share"),
+        (f"{HUB}\nsame_upstreams = true", r"\[cluster\] same_upstreams is for gateways"),
+        (
+            f"{HUB}\nshared_limits = true\n[identity]\nlora = true",
+            r"\[cluster\] shared_limits: limits hold for each server by itself where adapters",
+        ),
         ("[prices]\ninput = -1", r"\[prices\] input must be greater than or equal to 0"),
         ("[prices]\ninput = '1'", r"\[prices\] input must be a valid number, not '1'"),
         ("[prices]\nimput = 1", r"\[prices\] unknown key 'imput': did you mean input"),

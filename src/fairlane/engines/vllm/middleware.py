@@ -29,6 +29,7 @@ from fairlane.door.answers import (
     send_json,
     send_refusal,
 )
+from fairlane.door.asking import Asking
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
 from fairlane.engines.vllm.config import FairlaneConfig
@@ -80,6 +81,7 @@ class Identity:
         self._cluster = Cluster() if cluster is None else cluster
         self._relay: Relay | None = None
         self._door = Door(access, clock, log)
+        self.asking = Asking(self._cluster, self._door.admission, log)
         self._engine: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._telemetry = Telemetry(
@@ -132,6 +134,7 @@ class Identity:
         relay = Relay(engine, self._cluster, name)
         await relay.start()
         self._relay = relay
+        self.asking.start()
         inside.close_in()
         self._engine = engine
 
@@ -142,6 +145,7 @@ class Identity:
     async def _stop(self) -> None:
         relay, self._relay = self._relay, None
         if relay is not None:
+            await self.asking.stop()
             await relay.stop()
             await self._telemetry.close()
 
@@ -153,7 +157,7 @@ class Identity:
             self._look_for_changes()
             caller = self._caller(scope)
             if caller is not None and caller.client is not None and _counts(scope):
-                self._door.arrive(caller)
+                await self._door.arrive(caller)
         except Refused as refused:
             await self._refuse(scope, receive, send, refused, caller)
             return

@@ -149,10 +149,10 @@ def free_port() -> int:
 
 
 def start(
-    model: Path, options: Sequence[str], log: Path, environment: Mapping[str, str]
+    model: Path, options: Sequence[str], log: Path, environment: Mapping[str, str], port: int = 0
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """Start `vllm serve` in a process group of its own."""
-    port = free_port()
+    """Start `vllm serve` in a process group of its own. port: 0 for any that is free."""
+    port = port or free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), *OPTIONS]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", *options]
     settings = {
@@ -201,10 +201,16 @@ def running(
     process, url = start(model, options, log, environment or {})
     server = Server(process, url, log)
     try:
-        wait_until(lambda: size(folder), lambda _: _healthy(server), f"it starts, see {log}")
+        wait_for(server)
         yield server
     finally:
         stop(process)
+
+
+def wait_for(server: Server) -> None:
+    """Until it answers."""
+    log = server.log
+    wait_until(lambda: size(log.parent), lambda _: _healthy(server), f"it starts, see {log}")
 
 
 @contextmanager
@@ -213,13 +219,18 @@ def guarded(
     configuration: str = "",
 ) -> Iterator[Server]:  # fmt: skip
     """A server with the plugin, these tenants and more configuration."""
+    environment = configured(folder, tenants, configuration)
+    with running(model, folder, (*PLUGIN, *options), environment) as server:
+        yield server
+
+
+def configured(folder: Path, tenants: Iterable[Tenant], configuration: str = "") -> dict[str, str]:
+    """A configuration with these tenants, and the variable that names it."""
     everyone = Tenants({tenant.name: tenant for tenant in tenants})
     change_tenants(folder / "tenants.toml", lambda _: everyone)
     config = folder / "fairlane.toml"
     config.write_text('tenants = "tenants.toml"\n' + configuration)
-    environment = {"FAIRLANE_CONFIG": str(config)}
-    with running(model, folder, (*PLUGIN, *options), environment) as server:
-        yield server
+    return {"FAIRLANE_CONFIG": str(config)}
 
 
 def _healthy(server: Server) -> bool:
