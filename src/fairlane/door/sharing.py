@@ -107,7 +107,7 @@ class Sharing:
 
     @property
     def _least_weight(self) -> float:
-        return min(1.0, *self._weights.values(), 1.0)
+        return min([1.0, *self._weights.values()])
 
 
 def where(cluster: Cluster) -> str:

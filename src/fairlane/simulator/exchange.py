@@ -17,7 +17,7 @@ from typing import Any
 
 from fairlane.core.policy import Policy
 
-_ROUNDS_KNOWN_LATE = 3  # rounds that 2 every_s touch, wherever they begin
+_PERIODS_LATE = 3  # in which that is sent which was charged in two
 
 
 class Exchange:
@@ -57,8 +57,10 @@ class Exchange:
         self._sums: dict[str, float] = {}
         self._known: list[dict[str, float]] = [{} for _ in policies]  # sums, as last told
         self._live: list[dict[str, int]] = [{} for _ in policies]  # requests under way by client
-        self._charged = 0.0  # by all since the first replica's last turn
-        self._lately: deque[float] = deque(maxlen=_ROUNDS_KNOWN_LATE if every_s else 1)
+        turns = _PERIODS_LATE * len(policies) if every_s else 1
+        self._sent: deque[float] = deque([0.0] * turns, maxlen=turns)  # in all, in the last turns
+        self._sent_lately = 0.0  # their sum
+        self._allowed = 0.0  # `most_charged` when the replicas were last told what debt it allows
 
     def bound(self, clients: int) -> float:
         """How far two clients that wait at every replica may be apart, per weight, if all is well.
@@ -94,19 +96,21 @@ class Exchange:
 
     def turn(self, replica: int) -> None:
         """It is this replica's turn to call the hub; turns go by number, round and round."""
+        sent = 0.0
         if replica in self.busy:
-            self._charged += sum(self._push(replica).values())
+            sent = sum(self._push(replica).values())
             self._tell(replica, self._live[replica])
             if not self._live[replica]:
                 del self.busy[replica]
+        self._note(sent)
         if replica == len(self._policies) - 1:
-            self._note(self._charged)
-            self._charged = 0.0
+            self._allow()
 
     def at_once(self, replica: int) -> None:
         """All hear what one replica was just charged."""
         news = self._push(replica)
         self._note(sum(news.values()))
+        self._allow()
         for other in self.busy if news else ():
             self._tell(other, [client for client in news if client in self._live[other]])
 
@@ -131,11 +135,15 @@ class Exchange:
         if news:
             self._policies[replica].hear(news)
 
-    def _note(self, charged: float) -> None:
-        """So much was charged in all; the debt that is allowed follows what ever was."""
-        self._lately.append(charged)
-        lately = sum(self._lately)
-        if lately > self.most_charged:
-            self.most_charged = lately
+    def _note(self, sent: float) -> None:
+        """So much was sent to the hub in this turn."""
+        self._sent_lately += sent - self._sent[0]
+        self._sent.append(sent)
+        self.most_charged = max(self.most_charged, self._sent_lately)
+
+    def _allow(self) -> None:
+        """The debt that is allowed follows what ever was charged while a report was late."""
+        if self._allowed < self.most_charged:
+            self._allowed = self.most_charged
             for policy in self._policies:
                 policy.set_max_debt(self.max_debt)

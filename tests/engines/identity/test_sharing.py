@@ -34,6 +34,7 @@ class Ranks(Engine):
         self.why_not = ""
         self.charges: list[Counter[str]] = [Counter() for _ in range(count)]
         self.heard: list[Counter[str]] = [Counter() for _ in range(count)]
+        self.gone = self.errored = False
         self.schedulers = 0
         self.exchange: dict[str, Any] = {}
 
@@ -49,6 +50,8 @@ class Ranks(Engine):
 
     async def _call_utility_async(self, method: str, *args: Any, engine: bytes) -> Any:
         assert method == "fairlane_swap"
+        if self.gone:
+            raise RuntimeError("the engine is dead")
         heard, self.schedulers, self.exchange = args
         self.snapshot["cluster"] = {"pool": "p", **self.exchange}
         self.heard[engine[0]].update(heard)
@@ -172,6 +175,23 @@ def test_a_server_starts_without_its_hub(town: Town) -> None:
         until(lambda: engine.heard[1] == {"alice": 3.0})
         assert server.send(town.keys["alice"])[0] == 200
         assert cluster_of(server, town)["connected"] is False
+
+
+@pytest.mark.parametrize(("errored", "level"), [(True, "INFO"), (False, "ERROR")])
+def test_an_engine_that_is_gone_ends_the_exchange(
+    town: Town, caplog: pytest.LogCaptureFixture, errored: bool, level: str
+) -> None:
+    """As when the server ends, which is nobody's mistake."""
+    engine = Ranks(2)
+    said = "charges are shared no more: the engine is dead"
+    with (
+        caplog.at_level(logging.INFO, "vllm.fairlane"),
+        running(town.access(), engine, Cluster(every_s=EVERY_S)) as server,
+    ):
+        engine.errored, engine.gone = errored, True
+        until(lambda: said in caplog.text)
+        assert server.request("GET", "/health")[0] == 200
+    assert [r.levelname for r in caplog.records if r.message == said] == [level]
 
 
 def test_a_hub_whose_password_is_missing_keeps_a_server_from_starting(

@@ -15,10 +15,10 @@ LONGEST = ("test_switching.py", "test_server_start.py", "test_check_build.py")  
 NAMES = sorted(
     (path.name for path in INSIDE.glob("test_*.py")), key=lambda n: (n not in LONGEST, n)
 )
-# All but the last measure who gets how much of a server, it opens ten thousand connections.
+# Most measure who gets how much of a server; that of trouble opens ten thousand connections.
 ALONE = (
     "test_server_fairness.py", "test_server_features.py", "test_gateway.py",
-    "test_server_trouble.py",
+    "test_server_trouble.py", "test_server_cluster.py", "test_server_ranks.py",
 )  # fmt: skip
 assert set(ALONE) < set(NAMES)
 

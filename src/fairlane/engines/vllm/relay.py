@@ -40,6 +40,7 @@ class Relay:
         self._tasks: list[asyncio.Task[None]] = []
         self._ends = [_End(self, engine) for engine in engines(engine_client)]
         self._exchange: Exchange | None = None
+        self._gone = False  # whether an engine is
 
     @property
     def is_needed(self) -> bool:
@@ -82,9 +83,20 @@ class Relay:
         report = state.report(asyncio.get_running_loop().time())
         return report["members"] * len(self._ends), report
 
-    async def ask(self, engine: Any, method: str, *args: Any) -> Any:
-        """Call a method of one engine's scheduler."""
-        return await ask_one(self._client, engine, method, *args)
+    async def swap(self, engine: Any, heard: Mapping[str, float]) -> dict[str, float]:
+        """Let one engine's scheduler hear; what it charged. An engine that is gone ends it all."""
+        schedulers, exchange = self.told()
+        given = (dict(heard), schedulers, exchange)
+        try:
+            return dict(await ask_one(self._client, engine, "fairlane_swap", *given))
+        except Exception as error:
+            if self._exchange is not None and not self._gone:
+                ends = bool(getattr(self._client, "errored", False))  # with it the server ends
+                level = logging.INFO if ends else logging.ERROR
+                log.log(level, "charges are shared no more: %s", str(error) or type(error).__name__)
+                self._exchange.stop()
+            self._gone = True
+            return {}
 
     async def _let_share(self) -> str:
         """Why the schedulers cannot, "" where they do from now on."""
@@ -132,10 +144,7 @@ class _End:
 
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """See End."""
-        schedulers, exchange = self._relay.told()
-        given = (dict(heard), schedulers, exchange)
-        charges: dict[str, float] = await self._relay.ask(self._engine, "fairlane_swap", *given)
-        return charges
+        return await self._relay.swap(self._engine, heard)
 
 
 def _say_failure(task: "asyncio.Task[None]") -> None:
