@@ -1,11 +1,12 @@
 """Two real servers that share by a hub: who is served by both together, and what goes wrong.
 
 Alice, of weight 4, floods both; bob, of weight 1, floods one of them. The tests take one pair of
-servers through the life of a hub, in their order.
+servers through the life of a hub, in their order. `--log-cli-level=INFO` shows what was seen.
 """
 
 import http.client
 import json
+import logging
 import os
 import signal
 import time
@@ -25,6 +26,7 @@ from tests.gateway.crowd import Crowd, all_until, asking
 from tests.processes import wait_until
 from tests.tunnel import Tunnel
 
+log = logging.getLogger(__name__)
 WEIGHTS = {"alice": 4.0, "bob": 1.0}
 KEYS = {name: new_key() for name in (*WEIGHTS, "root")}
 SLOTS = 8
@@ -191,7 +193,9 @@ class Flood:
             parts = [replica.output() - start for replica, start in pairs]
             self.seen.append(parts)
             served = parts[0] + parts[1]
-            if served["alice"] / served["bob"] == pytest.approx(4.0, rel=0.1):
+            ratio = served["alice"] / served["bob"]
+            log.info("alice gets %.2f for one of bob's: %s", ratio, parts)
+            if ratio == pytest.approx(4.0, rel=0.1):
                 return True
         return False
 
