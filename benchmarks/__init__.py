@@ -1,7 +1,7 @@
 """Measurements of speed and of fairness: `python -m benchmarks.NAME` prints tables in Markdown.
 
-`make bench` runs all that need no vLLM. With --quick each takes seconds: it shows that it runs, and
-its numbers mean nothing.
+`make bench` runs all that need neither vLLM nor Ray. With --quick each takes seconds: it shows that
+it runs, and its numbers mean nothing.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import socket
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,6 +223,74 @@ def test_serve_sees_a_port_that_is_taken_and_keys_that_clash(run: Run) -> None:
     Path("fairlane.toml").write_text('tenants = "tenants.toml"\n')
     arguments = ("serve", "m", "--config", "fairlane.toml", "--api-key", "x", "--dry-run")
     assert "leave them out" in run(*arguments)[2]
+
+
+def by_ray(run: Run, *arguments: str) -> tuple[dict[str, Any], str]:
+    """What `serve --ray` hands to the process that it starts, and what it says."""
+    code, output, said = run("serve", "org/model", "--ray", "--dry-run", "--port", "0", *arguments)
+    assert code == 0, said
+    command = planned(output)[1]
+    assert command[1:3] == ["-m", "fairlane.engines.ray.launch"]
+    return json.loads(command[3]), said
+
+
+def test_serve_by_ray_makes_arguments_of_options_and_lets_replicas_share(run: Run) -> None:
+    told, _ = by_ray(
+        run, "--replicas", "3", "--max-num-seqs", "4", "--dtype=float32", "--enforce-eager",
+        "--no-enable-prefix-caching", "--hf-overrides", '{"a": 1}', "--memory-tokens", "1000",
+        "--served-model-name", "short",
+    )  # fmt: skip
+    assert told["engine"] == {
+        "max_num_seqs": 4, "dtype": "float32", "enforce_eager": True,
+        "enable_prefix_caching": False, "hf_overrides": {"a": 1}, "block_size": 32,
+        "num_gpu_blocks_override": 32,
+    }  # fmt: skip
+    assert (told["model"], told["name"], told["replicas"]) == ("org/model", "short", 3)
+    written = tomllib.loads(Path(told["fairlane"]).read_text())
+    assert written == {"cluster": {"hub": "ray", "pool": "org/model"}}
+
+
+def test_serve_by_ray_keeps_the_hub_of_the_configuration(run: Run) -> None:
+    Path("fairlane.toml").write_text('[cluster]\nhub = "redis://h"\npool = "p"\n')
+    told, _ = by_ray(run, "--replicas", "2", "--config", "fairlane.toml")
+    written = tomllib.loads(Path(told["fairlane"]).read_text())
+    assert written["cluster"] == {"hub": "redis://h", "pool": "p"}
+    Path("fairlane.toml").write_text("[cluster]\nguard = 0.1\n")
+    told, _ = by_ray(run, "--replicas", "2", "--config", "fairlane.toml")
+    written = tomllib.loads(Path(told["fairlane"]).read_text())
+    assert written["cluster"] == {"guard": 0.1, "hub": "ray", "pool": "org/model"}
+
+
+def test_serve_by_ray_says_that_a_scheduler_cannot_share(run: Run) -> None:
+    told, said = by_ray(run, "--replicas", "2", "--scheduler", "fcfs")
+    assert "share nothing: fcfs cannot" in said
+    assert "cluster" not in tomllib.loads(Path(told["fairlane"]).read_text())
+    assert by_ray(run)[0]["fairlane"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--replicas", "2"), "--replicas: without --ray"),
+        (("--ray", "--num-adapters", "2"), "--num-adapters: with --ray"),
+        (("--ray", "--weights", "1,2"), "--num-adapters: with --ray"),
+        (("--ray", "--api-key", "x"), "--api-key: not with --ray"),
+        (("--ray", "--uds", "/s"), "--uds: not with --ray"),
+        (("--ray", "--data-parallel-size", "2"), "give --replicas"),
+        (("--ray", "--middleware", "x.y"), "--middleware: not with --ray"),
+        (("--ray", "--scheduler-cls", "x.y"), "choose by --scheduler"),
+        (("--ray", "-tp", "2"), "write options in full"),
+        (("--ray", "--compilation-config.level", "2"), "as one, in JSON"),
+        (("--ray", "--seed", "1", "--seed", "2"), "--seed is given twice"),
+        (("--ray", "--port", "http"), "--port must be a number"),
+    ],
+)
+def test_serve_by_ray_refuses_what_cannot_act(
+    run: Run, arguments: tuple[str, ...], complaint: str
+) -> None:
+    code, output, said = run("serve", "m", "--dry-run", *arguments)
+    assert (code, output, said.count("\n")) == (2, "", 1)
+    assert complaint in said
 
 
 def test_top_shows_who_got_what(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

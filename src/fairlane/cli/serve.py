@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fairlane.cli.output import parse_numbers, say
+from fairlane.core.errors import FairlaneError
 
 VLLM_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -37,6 +38,12 @@ def serve(
     cost: Annotated[
         str | None, typer.Option(help="linear, quadratic, or a file of `fairlane profile-cost`.")
     ] = None,
+    in_ray: Annotated[
+        bool, typer.Option("--ray", help="By Ray Serve LLM, in replicas that share one fairness.")
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: how many; 1 by default.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show the command.")
     ] = False,
@@ -49,9 +56,13 @@ def serve(
     \b
     fairlane serve meta-llama/Llama-3.1-8B --config fairlane.toml --port 8000
     fairlane serve ./llama --dummy --num-adapters 50 --scheduler vtc --memory-tokens 10000
+    fairlane serve meta-llama/Llama-3.1-8B --config fairlane.toml --ray --replicas 4
     """
+    from fairlane.engines.ray import serve as by_ray
     from fairlane.engines.vllm.serve import ServeOptions, check_installed, plan
 
+    if replicas is not None and not in_ray:
+        raise FairlaneError("--replicas: without --ray there is one server; add --ray")
     options = ServeOptions(
         config=config,
         scheduler=scheduler,
@@ -63,8 +74,11 @@ def serve(
         cost=cost,
     )
     if not dry_run:
-        check_installed()
-    planned = plan(model, options, context.args, os.environ)
+        (by_ray.check_installed if in_ray else check_installed)()
+    if in_ray:
+        planned = by_ray.plan(model, options, replicas or 1, context.args, os.environ)
+    else:
+        planned = plan(model, options, context.args, os.environ)
     if planned.warning:
         say(f"warning: {planned.warning}")
     shown = [f"{name}={value}" for name, value in planned.environment.items()] + planned.command

@@ -1,7 +1,8 @@
 """With whom a server's schedulers share their charges: its part of the configuration.
 
     [cluster]
-    hub = "redis://10.0.0.5:6379/0"     # or rediss:// for TLS; Redis from 6 on, or Valkey
+    hub = "redis://10.0.0.5:6379/0"     # or rediss:// for TLS; Redis from 6 on, or Valkey; or
+                                        # "ray": an actor of the Ray cluster that all run in
     pool = "llama"                      # schedulers that share are of one pool
     namespace = "production"            # pools of different namespaces never meet
     password_env = "HUB_PASSWORD"       # the environment's variable with the hub's password
@@ -27,6 +28,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.core.options import Positive, Range
 from fairlane.validation import checked
 
+RAY = "ray"
 _OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits", "same_upstreams")
 _OF_UPSTREAMS_OF_ITS_OWN = ("guard", "max_debt")
 
@@ -55,17 +57,13 @@ class Cluster:
                 if key in written:
                     raise FairlaneError(f"{key} is for a hub, and there is none; name one by hub")
             return made
+        made._check_hub(made.hub)
         for key in _OF_UPSTREAMS_OF_ITS_OWN if made.same_upstreams else ():
             if key in written:
                 raise FairlaneError(
                     f"{key} is for upstreams that no other gateway has; with same_upstreams there "
                     "is one queue, so remove it"
                 )
-        _check_address(made.hub, has_password=made.password_env is not None)
-        for key in ("pool", "namespace"):
-            name = getattr(made, key)
-            if not name or not name.isprintable():
-                raise FairlaneError(f"{key} must be a name of printable characters, not {name!r}")
         if made.ca is None:
             return made
         if not made.hub.startswith("rediss:"):
@@ -76,19 +74,34 @@ class Cluster:
         """The hub, which connects when it is first used; None where there is none.
 
         part: of the pool, which shares by itself, such as one of several models. Raises
-        FairlaneError where it cannot be: there is no password, file or client of Redis.
+        FairlaneError where it cannot be: there is no password, file or client of the hub.
         """
         if self.hub is None:
             return None
-        from fairlane.cluster.redis import RedisHub  # an extra, which others do without
+        pool = f"{self.pool}/{part}" if part else self.pool
+        if self.hub == RAY:
+            from fairlane.cluster.ray import RayHub  # an extra, which others do without
+
+            return RayHub(pool=pool, namespace=self.namespace)
+        from fairlane.cluster.redis import RedisHub  # likewise
 
         if self.ca is not None and not Path(self.ca).is_file():
             raise FairlaneError(f"[cluster] ca: there is no file {self.ca}")
         password = self._password()
-        pool = f"{self.pool}/{part}" if part else self.pool
         return RedisHub(
             self.hub, pool=pool, namespace=self.namespace, password=password, ca=self.ca
         )
+
+    def _check_hub(self, hub: str) -> None:
+        """Raise FairlaneError for a hub that cannot be, or names that cannot."""
+        if hub != RAY:
+            _check_address(hub, has_password=self.password_env is not None)
+        elif self.password_env is not None:
+            raise FairlaneError("password_env is for a hub on a server, not for ray; remove it")
+        for key in ("pool", "namespace"):
+            name = getattr(self, key)
+            if not name or not name.isprintable():
+                raise FairlaneError(f"{key} must be a name of printable characters, not {name!r}")
 
     def _password(self) -> str | None:
         if self.password_env is None:
@@ -114,6 +127,8 @@ def _check_address(url: str, *, has_password: bool) -> None:
     except ValueError:
         good = False
     if not good or parts.query or parts.fragment:
-        raise FairlaneError("hub must be an address such as redis://HOST:6379/0, or rediss://")
+        raise FairlaneError(
+            "hub must be an address such as redis://HOST:6379/0, or rediss://, or the word ray"
+        )
     if parts.password and has_password:
         raise FairlaneError("hub holds a password, and password_env names another; remove one")

@@ -114,7 +114,7 @@ def where(cluster: Cluster) -> str:
     """With whom it shares, for a log: the pool, and its hub without a password."""
     parts = urlsplit(cluster.hub or "")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    address = f"{parts.scheme}://{host}:{parts.port or 6379}"
+    address = f"{parts.scheme}://{host}:{parts.port or 6379}" if host else cluster.hub
     return f"pool {cluster.pool} at {address} every {cluster.every_s:g} s"
 
 

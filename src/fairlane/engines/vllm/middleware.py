@@ -127,15 +127,20 @@ class Identity:
             engine, door.admission, door.turns, door.by_adapter, door.clock, self._cached_part
         )
         await set_weights(engine, door.tenants.weights())
-        door.admission.share(api_servers(engine))
+        name, servers = self.place(scope["app"], engine)
+        door.admission.share(servers)
         door.warn()
         self._warn_of_routes(scope)
-        relay = Relay(engine, self._cluster, server_name(scope["app"]))
+        relay = Relay(engine, self._cluster, name)
         await relay.start()
         self._relay = relay
         self.asking.start()
         inside.close_in()
         self._engine = engine
+
+    def place(self, app: Any, engine: Any) -> tuple[str, int]:
+        """What others call this server, and how many share each limit of a client."""
+        return server_name(app), api_servers(engine)
 
     async def _stop(self) -> None:
         relay, self._relay = self._relay, None

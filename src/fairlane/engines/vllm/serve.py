@@ -18,6 +18,7 @@ from typing import Any
 
 import tomlkit
 
+from fairlane.cluster.config import RAY
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.vllm.adapters import ADAPTER, adapter_options
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
@@ -67,6 +68,15 @@ class ServeOptions:
         )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be served: options of vLLM, the configuration's file, and what has no effect."""
+
+    vllm_options: list[str]
+    file: Path | None
+    warning: str
+
+
 def plan(
     model: str,
     options: ServeOptions,
@@ -74,6 +84,25 @@ def plan(
     environment: Mapping[str, str] | None = None,
 ) -> Plan:
     """The command that serves `model`. Raises FairlaneError for whatever would fail later."""
+    prepared = prepare(model, options, vllm_options, environment)
+    file = prepared.file
+    if file is not None and FairlaneConfig.read(file).cluster.hub == RAY:
+        raise FairlaneError('[cluster] hub: "ray" is for what runs in Ray: add --ray')
+    given = _Given(vllm_options)
+    if given.value("--uds") is None:
+        check_port(given.value("--host") or "", given.value("--port") or "8000")
+    command = [*_launcher(model), "--scheduler-cls", SCHEDULER, *prepared.vllm_options]
+    command += ["--middleware", MIDDLEWARE]  # the last is outermost
+    return Plan(command, {} if file is None else {VARIABLE: str(file)}, prepared.warning)
+
+
+def prepare(
+    model: str,
+    options: ServeOptions,
+    vllm_options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Check everything but the port, and write the configuration. Raises FairlaneError."""
     environment = environment or {}
     given = _Given(vllm_options)
     refuse_unguarded_front_ends(vllm_options, environment)
@@ -83,19 +112,16 @@ def plan(
     named = environment.get(VARIABLE)
     file = options.config or (Path(named) if named else None)
     if file is not None or options.changes_configuration:
-        tables = _change(_read(file), options)
+        tables = _change(read_tables(file), options)
         _check_weights(options, tables)
-        file = _write(tables)
+        file = write_tables(tables)
         config = FairlaneConfig.read(file)
         warning = config.access.warning
         config.cluster.connect()  # only once it is used; what that lacks is said now
         if config.access.store is not None:
             _check_keys(given, environment)
     more = _dummies(model, options, given) + _memory(options, given)
-    _check_port(given)
-    command = [*_launcher(model), "--scheduler-cls", SCHEDULER, *vllm_options, *more]
-    command += ["--middleware", MIDDLEWARE]  # the last is outermost
-    return Plan(command, {} if file is None else {VARIABLE: str(file)}, warning)
+    return Prepared([*vllm_options, *more], file, warning)
 
 
 def check_installed() -> None:
@@ -146,10 +172,8 @@ def _check_model(model: str) -> None:
         raise FairlaneError(f"{model}: no such folder; give a model's folder or its name")
 
 
-def _check_port(given: _Given) -> None:
-    if given.value("--uds") is not None:
-        return
-    host, port = given.value("--host") or "", given.value("--port") or "8000"
+def check_port(host: str, port: str) -> None:
+    """Raise FairlaneError where nobody could listen on that port now."""
     if not port.isdigit():
         raise FairlaneError(f"--port must be a number, not {port!r}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -166,7 +190,8 @@ def _check_port(given: _Given) -> None:
 Tables = dict[str, Any]
 
 
-def _read(file: Path | None) -> Tables:
+def read_tables(file: Path | None) -> Tables:
+    """A configuration that was checked; names of files in it are whole paths."""
     if file is None:
         return {}
     FairlaneConfig.read(file)  # complains better than what follows
@@ -233,7 +258,7 @@ def _prices(cost: str) -> Tables:
     return {"cost": "quadratic", **numbers}  # whatever is wrong in it is found with the rest
 
 
-def _write(tables: Tables) -> Path:
+def write_tables(tables: Tables) -> Path:
     """The configuration as a file that lives as long as the machine's temporary files."""
     file = Path(tempfile.mkdtemp(prefix="fairlane-serve-")) / "fairlane.toml"
     with atomic_write(file) as writing:

@@ -1,0 +1,20 @@
+"""The environment with Ray Serve on top of vLLM, in which the tests under inside/ run."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import environments
+
+collect_ignore = ["inside"]  # these run in the other environment, by test_inside.py
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to make it while other tests run."""
+    environments.begin(session, "ray_python", "ray_env")
+
+
+@pytest.fixture(scope="session")
+def ray_python() -> Path:
+    """The environment's interpreter; it is made on first use, which takes minutes and 3 GB."""
+    return environments.interpreter("ray_env", ".venv-ray")
