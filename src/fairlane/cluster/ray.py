@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from fairlane.cluster.hub import MOST_CLIENTS, HubError, Pull, Push
+from fairlane.cluster.limits import Ask, Verdicts
 from fairlane.cluster.memory import HubState, MemoryHub
 from fairlane.core.errors import FairlaneError
 
@@ -48,6 +49,10 @@ class RayHub:
     async def exchange(self, push: Push) -> Pull:
         """Apply a push, once, and tell what changed."""
         return await self._ask(lambda actor: actor.exchange.remote(push))
+
+    async def limit(self, ask: Ask) -> Verdicts:
+        """Let requests in by limits that hold over all servers."""
+        return await self._ask(lambda actor: actor.limit.remote(ask))
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself."""

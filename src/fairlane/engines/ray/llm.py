@@ -11,13 +11,14 @@ With direct streaming vLLM's own HTTP server answers in each replica, with Fairl
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.door.admission import Caller, Refused
+from fairlane.door.asking import Asking
 from fairlane.door.door import Door
 from fairlane.engines.ray.private import check_version
 from fairlane.engines.ray.private_llm import (
@@ -130,10 +131,12 @@ class FairServer(ServerHooks):
         await set_weights(engine_client, door.tenants.weights())
         self._relay = Relay(engine_client, config.cluster, name)
         await self._relay.start()
+        self._asking = Asking(config.cluster, door.admission, log)
+        self._asking.start()
         inside.close_in()
 
-    @contextmanager
-    def arrives(self, headers: Mapping[str, str], generates: bool) -> Iterator[None]:
+    @asynccontextmanager
+    async def arrives(self, headers: Mapping[str, str], generates: bool) -> AsyncIterator[None]:
         """A request, as the ingress says whose. Raises Refused."""
         self._look_for_changes()
         named = headers.get(CLIENT)
@@ -141,7 +144,7 @@ class FairServer(ServerHooks):
             raise Refused(401, "unknown_sender", "This request did not come by Fairlane's ingress.")
         caller = Caller(named.encode("latin-1").decode())
         if generates:
-            self._door.arrive(caller)
+            await self._door.arrive(caller)
         CALLER.set(caller)  # for this task, and for those that it starts
         try:
             yield

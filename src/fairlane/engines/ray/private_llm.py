@@ -91,7 +91,7 @@ class ServerHooks(LLMServer):  # type: ignore[misc]
 
         async def running() -> AsyncIterator[Any]:
             try:
-                with self.arrives(headers, engine_method in _GENERATES):
+                async with self.arrives(headers, engine_method in _GENERATES):
                     answers = await run(
                         request,
                         engine_method=engine_method,

@@ -15,7 +15,7 @@ from fairlane.cluster.config import Cluster
 from fairlane.cluster.hub import Hub, HubError, Since, new_name
 from fairlane.cluster.member import Member
 from fairlane.cluster.ray import NAMESPACE, RayHub
-from tests.cluster.carrying import STEPS, Pool, Step
+from tests.cluster.carrying import Pool, Step, steps
 from tests.cluster.test_redis import Twice, odd_pushes
 from tests.processes import wait_until
 
@@ -50,11 +50,11 @@ def actor(hub: RayHub) -> Any:
 
 
 @settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
-@given(steps=STEPS)
-def test_it_answers_as_the_model_does(steps: list[Step]) -> None:
+@given(happens=steps())
+def test_it_answers_as_the_model_does(happens: list[Step]) -> None:
     with fresh(most_clients=100) as (_, ask):
         pool = Pool([Member(name) for name in "mno"], Twice(ask, 100))
-        pool.run(steps)
+        pool.run(happens)
         pool.check()
 
 
