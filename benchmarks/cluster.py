@@ -36,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     print(f"{title}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
-    print()
+    print(flush=True)
 
 
 # -- who reaches what ------------------------------------------------------------------------

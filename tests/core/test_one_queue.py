@@ -110,6 +110,14 @@ def test_it_yields_to_who_waits_elsewhere_with_less_but_for_some_slack() -> None
     assert not policy.yields(0)
 
 
+def test_slack_counts_by_the_weight_of_who_is_next() -> None:
+    policy = sharing(weights={"a": 0.5})
+    enqueue_all(policy, [req(1, "a")])
+    policy.hear_waiting([Waiting({"a": at(30.0, 0.5), "b": at(20.0)})], NOTHING)
+    assert policy.yields(4.9)
+    assert not policy.yields(5.0)
+
+
 def test_groups_wait_elsewhere_while_a_member_does() -> None:
     policy = sharing(path_of=split_path, weights={"x": 2.0})
     enqueue_all(policy, [req(1, "x/a"), req(2, "y/b")])
@@ -121,7 +129,7 @@ def test_groups_wait_elsewhere_while_a_member_does() -> None:
     assert not policy.yields(0)  # x/a, before x/c and x/d
     policy.hear({"x/a": 10.0, "y/b": 100.0})
     assert policy.standing("x/a") == (45.0, 10.0)
-    assert policy.yields(6.0)
+    assert policy.yields(6.0)  # x/d is before x/a by 7
     policy.hear_waiting([Waiting({"x/c": told.here["x/c"]})], NOTHING)
     assert policy.yields(4.0)
     assert not policy.yields(5.0)

@@ -86,13 +86,25 @@ def test_who_is_ahead_by_less_than_a_request_need_not_wait() -> None:
 def test_room_that_all_leave_is_used_after_two_looks_and_only_then() -> None:
     pool = shared_pool()
     arrive(pool, "a", 9)
-    for _ in range(5):
+    for _ in range(9):
         pool.hear([told(a=500.0, b=0.0, in_flight=2)], NOBODY)  # it takes what it can
         assert sent(pool) == 0
+    pool.hear([told(a=500.0, b=0.0, in_flight=4)], NOBODY)
+    assert sent(pool) == 0
     pool.hear([told(a=500.0, b=0.0, in_flight=2, yields=True)], NOBODY)
     assert sent(pool) == 0
     pool.hear([told(a=500.0, b=0.0, in_flight=2, yields=True)], NOBODY)
     assert sent(pool) == 2
+
+
+def test_room_that_those_do_not_take_whose_turn_it_is_is_used_in_the_end() -> None:
+    pool = shared_pool()
+    arrive(pool, "a", 9)
+    found = []
+    for _ in range(11):
+        pool.hear([told(a=500.0, b=0.0, in_flight=2)], NOBODY)
+        found.append(sent(pool))
+    assert found == [0] * 9 + [2, 0]
 
 
 def test_who_has_no_upstream_left_is_not_waited_for() -> None:

@@ -186,10 +186,13 @@ def test_what_may_be_owed_follows_from_windows_and_usual_requests(
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("window", [2 * SLOTS, None], ids=["fixed", "learned"])
-@pytest.mark.parametrize(("same", "wanted"), [(True, 4.0), (False, 1.0)])
+@pytest.mark.parametrize(
+    ("same", "window", "wanted"),
+    [(True, 2 * SLOTS, 4.0), (True, None, 4.0), (False, 2 * SLOTS, 1.0)],
+    ids=["fixed", "learned", "control"],
+)
 def test_gateways_before_the_same_upstream_are_one_queue(
-    life: ExitStack, tmp_path: Path, hub: Server, same: bool, wanted: float, window: int | None
+    life: ExitStack, tmp_path: Path, hub: Server, same: bool, window: int | None, wanted: float
 ) -> None:
     """One client waits at each. The control: charges alone give each what it can get."""
     clients = town(tmp_path)

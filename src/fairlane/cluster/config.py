@@ -57,17 +57,13 @@ class Cluster:
                 if key in written:
                     raise FairlaneError(f"{key} is for a hub, and there is none; name one by hub")
             return made
+        made._check_hub(made.hub)
         for key in _OF_UPSTREAMS_OF_ITS_OWN if made.same_upstreams else ():
             if key in written:
                 raise FairlaneError(
                     f"{key} is for upstreams that no other gateway has; with same_upstreams there "
                     "is one queue, so remove it"
                 )
-        _check_hub(made.hub, has_password=made.password_env is not None)
-        for key in ("pool", "namespace"):
-            name = getattr(made, key)
-            if not name or not name.isprintable():
-                raise FairlaneError(f"{key} must be a name of printable characters, not {name!r}")
         if made.ca is None:
             return made
         if not made.hub.startswith("rediss:"):
@@ -96,6 +92,17 @@ class Cluster:
             self.hub, pool=pool, namespace=self.namespace, password=password, ca=self.ca
         )
 
+    def _check_hub(self, hub: str) -> None:
+        """Raise FairlaneError for a hub that cannot be, or names that cannot."""
+        if hub != RAY:
+            _check_address(hub, has_password=self.password_env is not None)
+        elif self.password_env is not None:
+            raise FairlaneError("password_env is for a hub on a server, not for ray; remove it")
+        for key in ("pool", "namespace"):
+            name = getattr(self, key)
+            if not name or not name.isprintable():
+                raise FairlaneError(f"{key} must be a name of printable characters, not {name!r}")
+
     def _password(self) -> str | None:
         if self.password_env is None:
             return None
@@ -107,12 +114,8 @@ class Cluster:
         return password
 
 
-def _check_hub(url: str, *, has_password: bool) -> None:
+def _check_address(url: str, *, has_password: bool) -> None:
     """Raise FairlaneError, which shows no password, for what is no address of a hub."""
-    if url == RAY:
-        if has_password:
-            raise FairlaneError("password_env is for a hub on a server, not for ray; remove it")
-        return
     try:
         parts = urlsplit(url)
         good = (

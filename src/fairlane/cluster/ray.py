@@ -51,7 +51,7 @@ class RayHub:
         return await self._ask(lambda actor: actor.exchange.remote(push))
 
     async def limit(self, ask: Ask) -> Verdicts:
-        """Take from limits that all members share; see Hub."""
+        """Let requests in by limits that hold over all servers."""
         return await self._ask(lambda actor: actor.limit.remote(ask))
 
     async def post(self, origin: str, text: str, lives_s: float) -> None:

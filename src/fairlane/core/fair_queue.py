@@ -258,7 +258,7 @@ class FairQueue(Charging):
         node = self._tree.first(home=False)
         return node is not None and any(
             (least := step.level.elsewhere.least_counter()) is not None
-            and step.counter > least + slack
+            and step.counter > least + slack / step.weight
             for step in lineage(node)
         )
 

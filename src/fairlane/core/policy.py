@@ -334,7 +334,7 @@ class Policy(ABC, Generic[T]):
     def yields(self, slack: float) -> bool:
         """Whether somebody who waits elsewhere is before the next one here.
 
-        By more than `slack` (service per weight).
+        By more than `slack`: service, that counts by the weight of the next one here.
         """
         return False
 

@@ -84,11 +84,12 @@ class Sharing:
         return {**told, "max_debt": debt, "bound": bound}
 
     def slack(self, price: float) -> float:
-        """How much further than who waits elsewhere a client may be, of one queue, to be next.
+        """By how much service a client may be further than who waits elsewhere, to be next.
 
-        price: of a usual request; less would hold up what is as good as its turn.
+        For schedulers that are one queue. price: of a usual request; with less, who is as good as
+        next would be held up.
         """
-        return max(_SLACK_IN_U * self._unit, price) / self._least_weight
+        return max(_SLACK_IN_U * self._unit, price)
 
     @property
     def _max_debt(self) -> float | None:

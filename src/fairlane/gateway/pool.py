@@ -31,6 +31,7 @@ from fairlane.gateway.signals import Load
 from fairlane.gateway.window import Bounds, Window
 
 _LOOKS = 16  # requests that are looked at for one whose own upstream has room
+_LONG_LOOKS = 10  # until room is used that others do not take although it is their turn
 _RECENT = 0.05  # what the latest request counts in the usual price
 
 
@@ -104,6 +105,7 @@ class Pool:
         self._waiting = 0
         self._usual_price: float | None = None
         self._patience = Patience()
+        self._long_patience = Patience(_LONG_LOOKS)
         self.sharing: Sharing | None = None
 
     @property
@@ -256,20 +258,26 @@ class Pool:
         self._look(others or ())
 
     def _look(self, others: Iterable[Told]) -> None:
-        """See whether room is left that nobody takes: who is not before others takes none."""
+        """See whether room is left that nobody takes.
+
+        Soon, where all yield; late, where it is somebody's turn: that one may see less room, such
+        as where it cannot reach an upstream.
+        """
         now = self._clock()
-        left = self._comes_later() and all(one.yields or not one.waiting.here for one in others)
-        room = sum(lane.room(now) for lane in self.lanes.values())
-        self._patience.look(min(room, self._waiting) if left else 0)
+        room = sum(lane.room(now) for lane in self.lanes.values()) if self._comes_later() else 0
+        all_yield = all(one.yields or not one.waiting.here for one in others)
+        self._patience.look(min(room, self._waiting) if all_yield else 0)
+        self._long_patience.look(min(room, self._waiting))
 
     def _yields(self) -> bool:
         """Whether somebody who waits elsewhere is to be sent first, and may still be."""
         if not self._comes_later():
             return False
-        if not self._patience.over:
-            return True
-        self._patience.used()
-        return False
+        for patience in (self._patience, self._long_patience):
+            if patience.over:
+                patience.used()
+                return False
+        return True
 
     def _comes_later(self) -> bool:
         price = self._usual_price or 0.0
