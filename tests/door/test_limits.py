@@ -177,7 +177,7 @@ class ChangingLimits(RuleBasedStateMachine):
         kinds = [("requests", before.requests_per_minute, requests)]
         kinds.append(("tokens", before.tokens_per_minute, tokens))
         for kind, old, new in kinds:
-            bucket = self.limits._buckets.get((kind, path))
+            bucket = self.limits._buckets.find(kind, path)
             if new is None:
                 assert bucket is None
             elif old != new and bucket is not None:

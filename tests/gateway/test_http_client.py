@@ -5,7 +5,6 @@ Each server here follows a script: what it reads and writes on each of its conne
 
 import asyncio
 import ssl
-import subprocess
 from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
 from collections.abc import Awaitable, Callable
@@ -22,6 +21,7 @@ from fairlane.gateway.http_client import (
     UpstreamSilent,
     UpstreamUnreachable,
 )
+from tests.certificates import self_signed
 from tests.processes import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -421,12 +421,7 @@ def test_a_header_with_the_end_of_a_line_in_it_is_not_sent(value: bytes) -> None
 
 
 def test_certificates_are_looked_at(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key,
-         "-out", certificate, "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = self_signed(tmp_path, "IP:127.0.0.1")
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(certificate, key)
 

@@ -24,6 +24,10 @@ def top(
     url: Annotated[str, typer.Argument(help="The server: http://localhost:8000")],
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, since its start.")] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(help="One of the servers that share, by the name that it has here."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show who gets what: shares of the service between two looks, beside the entitlements.
@@ -31,13 +35,16 @@ def top(
     A share below the entitlement is unfair only while the client has requests queued. Servers
     with tenants want an operator's key in the environment variable FAIRLANE_KEY.
 
+    Of a server that shares with others by a hub it shows what clients get of all of them, as these
+    told each other in the last seconds; --server shows the part of one.
+
     \b
     fairlane top http://localhost:8000
     FAIRLANE_KEY=fl-... fairlane top https://llm.example.com --once --json
     """
     from fairlane.door.watch import Watch, views
 
-    watch = Watch(url, os.environ.get("FAIRLANE_KEY"))
+    watch = Watch(url, os.environ.get("FAIRLANE_KEY"), server=server)
     if json or once or not sys.stdout.isatty():
         view = watch.look()
         if json:
@@ -75,18 +82,24 @@ def _title(view: "View") -> str:
         title += f", largest difference in service {format_number(view.observed)}"
     if view.bound is not None:
         title += f" of at most {format_number(view.bound)}"
+    if view.where:
+        title += f"; {_printable(view.where)}"
     return title + (f" ({view.problem})" if view.problem else "")
 
 
 def _cells(row: "Row") -> list[str]:
     return [
-        "".join(c if c.isprintable() else "?" for c in row.client),
+        _printable(row.client),
         *("-" if part is None else f"{part:.1%}" for part in (row.share, row.entitlement)),
         str(row.queued),
         str(row.running),
         format_number(round(row.input_rate, 1)),
         format_number(round(row.output_rate, 1)),
         "-" if row.wait_s is None else f"{row.wait_s:.2f}",
-        str(row.rejected),
+        "-" if row.rejected is None else str(row.rejected),
         format_number(row.service),
     ]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,8 +7,9 @@ its cause, and scheduling goes on. An auditor that raises is asked no more. Noth
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from heapq import nlargest
 from typing import Any, TypeVar
 
 from fairlane.core.audit import Auditor
@@ -22,6 +23,11 @@ POLICY_ERROR = "policy_error"
 FORGOTTEN = "(forgotten)"
 _ACCOUNTS = 10_000  # beyond, those of idle clients are added up under the name FORGOTTEN
 _AUDIT_PERIOD = 16  # steps between reports of tokens to the auditor; see Books.delivered
+_NOTHING = (0.0, 0.0)  # delivered
+# Of an account, what others are told: it is in the terms of telemetry.py.
+_TOLD = (
+    "admissions", "cached_tokens", "input_tokens", "output_tokens", "queued", "service", "wait_s",
+)  # fmt: skip
 T = TypeVar("T")
 
 
@@ -244,6 +250,22 @@ class Books:
         if self.arrive(Request(request_id, old.client, prompt_tokens, old.max_output_tokens)):
             self.failed.append(request_id)
 
+    # -- what schedulers share; see sharing.py -----------------------------------------------
+
+    def share(self, max_debt: float, *, guard: float, most_credit: float) -> None:
+        """Begin to share. Raises FairlaneError for a policy that cannot, or has begun to serve."""
+        self._policy.share(max_debt=max_debt, guard=guard, most_credit=most_credit)
+
+    def swap(self, heard: Mapping[str, float]) -> dict[str, float]:
+        """Hear what others charged, by client; what was charged here since the last time."""
+        self._guard("hear", None, self._policy.hear, heard)
+        charges = self._guard("take_charges", None, self._policy.take_charges)
+        return {} if charges is _RAISED else dict(charges)
+
+    def set_max_debt(self, max_debt: float) -> None:
+        """From now on."""
+        self._guard("set_max_debt", None, self._policy.set_max_debt, max_debt)
+
     # -- what others want to know ------------------------------------------------------------
 
     def client(self, request_id: str) -> str:
@@ -270,17 +292,13 @@ class Books:
         """All totals, ready for JSON. O(clients ever seen + live requests)."""
         self._tell_auditor()
         states = self._policy.snapshot().clients
-        extra: dict[int, list[float]] = {}
-        for entry in self._entries.values():
-            more = extra.setdefault(id(entry.account), [0, 0.0])
-            more[0] += entry.output
-            more[1] += self._output_service(entry)
+        extra = self._live_output()
         if self._audits:
             self._audited = self._auditor.report()
         audit = self._audited
         return {
             "clients": {
-                name: self._row(account, states.get(name), extra.get(id(account), [0, 0.0]))
+                name: self._row(account, states.get(name), extra.get(id(account), _NOTHING))
                 for name, account in self._accounts.items()
             },
             "weighted": self._policy.has_weights,
@@ -292,8 +310,39 @@ class Books:
             "policy_errors": self.errors,
         }
 
+    def part(self, top: int) -> dict[str, dict[str, float]]:
+        """Totals of the `top` clients by service, for others to hear of: cheap, and small.
+
+        O(clients ever seen + live requests), but little of it.
+        """
+        extra = self._live_output()
+
+        def service(name: str) -> float:
+            account = self._accounts[name]
+            return account.service + extra.get(id(account), _NOTHING)[1]
+
+        found = {}
+        for name in nlargest(top, self._accounts, service):
+            account = self._accounts[name]
+            row = {key: float(getattr(account, key)) for key in _TOLD}
+            row["running"] = account.live - account.queued
+            row["output_tokens"] += extra.get(id(account), _NOTHING)[0]
+            row["service"] = service(name)
+            found[name] = row
+        return found
+
+    def _live_output(self) -> dict[int, list[float]]:
+        """Output tokens of live requests, and their service, by the id of the account."""
+        extra: dict[int, list[float]] = {}
+        for entry in self._entries.values():
+            if entry.output:
+                more = extra.setdefault(id(entry.account), [0, 0.0])
+                more[0] += entry.output
+                more[1] += self._output_service(entry)
+        return extra
+
     @staticmethod
-    def _row(account: Account, state: Any, extra: list[float]) -> dict[str, Any]:
+    def _row(account: Account, state: Any, extra: Sequence[float]) -> dict[str, Any]:
         row = {name: getattr(account, name) for name in Account.__slots__ if name != "live"}
         row["running"] = account.live - account.queued
         row["output_tokens"] += extra[0]

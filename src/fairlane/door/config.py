@@ -12,8 +12,9 @@
     [weights]
     alice = 2.0
 
-What access.py describes (tenants, identity, limits, metrics) is in the same file, and what a host
-adds. Every mistake is one line that names file, section and key.
+What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
+whom charges are shared (cluster/config.py) and what a host adds. Every mistake is one line that
+names file, section and key.
 """
 
 import os
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from fairlane.cluster.config import Cluster
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.fair_queue import split_path
@@ -107,14 +109,18 @@ class Scheduling:
 class Configuration:
     """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
 
-    SECTIONS: ClassVar[tuple[str, ...]] = ("scheduler", "prices", "weights", *ACCESS_TABLES)
+    SECTIONS: ClassVar[tuple[str, ...]] = (
+        "scheduler", "prices", "weights", "cluster", *ACCESS_TABLES,
+    )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
+    SHARES_LIMITS: ClassVar[bool] = False  # whether its host honours [cluster] shared_limits
     scheduler: Scheduling = field(default_factory=Scheduling)
     cost: LinearCost | QuadraticCost = field(
         default_factory=lambda: LinearCost(cached_price=CACHED_PRICE)
     )
     weights: Mapping[str, float] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
+    cluster: Cluster = field(default_factory=Cluster)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -146,18 +152,28 @@ class Configuration:
             ends_waits=cls.ENDS_WAITS,
         )  # fmt: skip
         cost = read_table(document, "prices", _prices)
-        config = cls(scheduler, cost, weights, access, **cls._more(document, folder))
-        config.check_weights()
+        cluster = read_table(document, "cluster", lambda table: Cluster.parse(table, folder))
+        config = cls(scheduler, cost, weights, access, cluster, **cls._more(document, folder))
+        config.check_scheduler()
         config.policy()
         return config
 
-    def check_weights(self) -> None:
-        """Raise FairlaneError for weights that the scheduler cannot honour, but for fcfs."""
+    def check_scheduler(self) -> None:
+        """Raise FairlaneError for what the scheduler cannot honour, but for weights under fcfs."""
         name, who = self.scheduler.weightless, self.access.weighted()
         if who and name not in ("", _ENGINES_ORDER):
             raise FairlaneError(
                 f"[scheduler] name: {name} has no weights, but {who} has one; take vtc or drr, or "
                 "give everyone the weight 1"
+            )
+        if self.cluster != Cluster() and not self.scheduler.policy().can_share:
+            raise FairlaneError(
+                f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "
+                "remove the table"
+            )
+        if self.cluster.shared_limits and not self.SHARES_LIMITS:
+            raise FairlaneError(
+                "[cluster] shared_limits: limits hold for each server by itself here; remove it"
             )
 
     @property

@@ -3,8 +3,11 @@
 Both ask the schedulers at the time of asking, so every API server gives the same answer.
 Metrics are labelled by at most N clients, those served most, and `other` for the rest together.
 Operators see everyone, a client sees itself; everyone sees everyone where that is configured.
+Servers that share their charges by a hub hear there of each other: who sees everyone sees what
+everyone gets of all of them.
 """
 
+import asyncio
 import logging
 import math
 from collections import Counter
@@ -15,13 +18,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fairlane.cluster.config import Cluster
+from fairlane.cluster.hub import Hub, HubError
 from fairlane.door.access import Access
 from fairlane.door.admission import Admission, Caller
 from fairlane.door.shares import entitlements
+from fairlane.door.sharing import told
 from fairlane.door.tenants import Tenants
 
 log = logging.getLogger(__name__)
 _OTHER = "other"
+_POSTS_S = 1.0  # how long a hub may take to say what other servers told
 
 _COUNTERS = {
     "service": "Service charged, in the unit of the cost function.",
@@ -45,18 +52,46 @@ _OWN_GAUGES = {  # these mean nothing for several clients together
     "entitlement": "Part of the server that the client is entitled to while it is active.",
 }
 _RENAMED = {"wait_s": "wait_seconds"}
+_CLUSTER_GAUGES = {
+    "connected": "Whether the hub answers.",
+    "members": "Servers that share their charges, this one included.",
+    "schedulers": "Schedulers of all of them.",
+    "exchange_age_seconds": "How long ago the hub last answered.",
+    "stale": "The most service that others charged between two exchanges, lately.",
+    "max_debt": "Service per weight that a client may be ahead for service elsewhere.",
+    "bound": "Largest difference in service per weight over all servers: never larger.",
+}
+_CLUSTER_COUNTERS = {
+    "exchanges": "Exchanges with the hub.",
+    "exchange_failures": "Exchanges with the hub that failed.",
+    "heard": "Service that others charged, as told to each scheduler here.",
+}
+_CLUSTER_KEYS = {"exchange_age_seconds": "age_s", "exchange_failures": "failures"}
 Clients = dict[str, dict[str, Any]]
 AskSchedulers = Callable[[], Awaitable[list[dict[str, Any] | None]]]
 """The snapshots of all schedulers (Books.snapshot). May raise anything."""
 
 
 class Telemetry:
-    """Answers for one API server."""
+    """Answers for one API server. cluster: with whom its schedulers share."""
 
-    def __init__(self, access: Access, admission: Admission, ask: AskSchedulers) -> None:
+    def __init__(
+        self,
+        access: Access,
+        admission: Admission,
+        ask: AskSchedulers,
+        cluster: Cluster = Cluster(),  # noqa: B008 - it does not change
+    ) -> None:
         self._access = access
         self._admission = admission
         self._schedulers = ask
+        self._cluster = cluster
+        self._hub: Hub | None = None
+
+    async def close(self) -> None:
+        """Let go of the hub."""
+        if self._hub is not None:
+            await self._hub.close()
 
     async def tenants(self, caller: Caller, tenants: Tenants) -> dict[str, Any]:
         """GET /fairlane/tenants: everyone for operators, else the caller alone."""
@@ -72,6 +107,8 @@ class Telemetry:
             seen = {name: seen.get(name) for name in ("policy", "problem")}
         else:
             seen["problem"] = seen.get("problem") or self._access.problem or None
+            if self._cluster.hub is not None and "cluster" in seen:
+                seen["cluster"] |= await self._everywhere()
         return {**seen, "clients": clients}
 
     async def metrics(self, caller: Caller | None) -> bytes:
@@ -113,6 +150,30 @@ class Telemetry:
                 clients[path]["entitlement"] = part
         return clients
 
+    async def _everywhere(self) -> dict[str, Any]:
+        """Clients by server, and all together, as the servers told each other lately."""
+        try:
+            async with asyncio.timeout(_POSTS_S):
+                servers = told(await self._posts())
+        except (HubError, TimeoutError) as error:
+            return {"problem": f"the hub did not answer: {error}", "servers": {}, "clients": {}}
+        clients: Clients = {}
+        weights = {**self._access.weights, **self._access.tenants().weights()}
+        for part in servers.values():
+            for path, totals in part.items():
+                into = clients.setdefault(path, {"weight": weights.get(path, 1.0)})
+                for name, value in totals.items():
+                    into[name] = into.get(name, 0.0) + value
+        active = {p for p, c in clients.items() if c.get("queued") or c.get("running")}
+        for path, entitled in entitlements(active, weights).items():
+            clients[path]["entitlement"] = entitled
+        return {"servers": servers, "clients": clients}
+
+    async def _posts(self) -> Mapping[str, str]:
+        if self._hub is None:
+            self._hub = self._cluster.connect()
+        return {} if self._hub is None else await self._hub.posts()
+
 
 def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
     """Snapshots of several schedulers (data parallelism) as one: sums, and the worst difference."""
@@ -126,6 +187,9 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
             into = merged["clients"].setdefault(path, {"weight": client.get("weight", 1.0)})
             for name in (*_COUNTERS, *_GAUGES):
                 into[name] = into.get(name, 0) + client.get(name, 0)
+    heard = sum(float(one.get("cluster", {}).get("heard", 0.0)) for one in snapshots)
+    if "cluster" in merged:
+        merged["cluster"] = {**merged["cluster"], "heard": heard}
     return merged
 
 
@@ -136,6 +200,7 @@ def render(clients: Clients, seen: Mapping[str, Any], top: int, problem: str) ->
     rest = [path for path in order if path not in set(shown)]
     of_clients = [*_summed(clients, shown, rest), *_own(clients, shown)]
     of_all = [_rejections(clients, shown), *_server(clients, seen, problem)]
+    of_all += _exchange(seen.get("cluster"))
     registry = CollectorRegistry()  # none of the process's own metrics: vLLM tells these
     registry.register(_Told(of_clients + of_all))
     return generate_latest(registry)
@@ -205,6 +270,19 @@ def _server(clients: Clients, seen: Mapping[str, Any], problem: str) -> Iterator
             yield GaugeMetricFamily(f"fairlane_{name}", meaning, float(value))
     errors = float(seen.get("policy_errors") or 0)
     yield CounterMetricFamily("fairlane_policy_errors", "Errors of the policy.", errors)
+
+
+def _exchange(cluster: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """How charges are shared with others, where they are."""
+    if cluster is None:
+        return
+    for kind, names in (
+        (GaugeMetricFamily, _CLUSTER_GAUGES), (CounterMetricFamily, _CLUSTER_COUNTERS),
+    ):  # fmt: skip
+        for name, meaning in names.items():
+            value = cluster.get(_CLUSTER_KEYS.get(name, name))
+            if value is not None:
+                yield kind(f"fairlane_cluster_{name}", meaning, float(value))
 
 
 def _printable(label: str) -> str:

@@ -4,6 +4,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 from fairlane.core.errors import FairlaneError
 
 _TIMEOUT_S = 10.0
+_OF_POOLS_S = 10.0  # between two looks at a pool at least: its servers tell of themselves seldom
+Clients = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One client between two looks. Rates are per second; `share` is None while nobody is served.
 
-    entitlement: its part of the server while it has something to do, else None.
-    wait_s: mean wait of those admitted in between, else None.
+    entitlement: its part of what is looked at while it has something to do, else None.
+    wait_s: mean wait of those admitted in between, else None. rejected: None where not told.
     """
 
     client: str
@@ -29,49 +32,80 @@ class Row:
     input_rate: float
     output_rate: float
     wait_s: float | None
-    rejected: int
+    rejected: int | None
     service: float
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All clients, those with most service in between first."""
+    """All clients, those with most service in between first.
+
+    where: what was looked at, in words, if it is a pool or a server of one; else "".
+    """
 
     rows: list[Row]
     policy: str
     observed: float | None
     bound: float | None
     problem: str | None
+    where: str = ""
 
 
 class Watch:
-    """Looks at one server again and again. `key`: an operator's, where the server asks for one."""
+    """Looks at one server again and again; at all of its pool, where it shares with others.
+
+    key: an operator's, where the server asks for one. server: the one of the pool to look at.
+    """
 
     def __init__(
-        self, url: str, key: str | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        key: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        server: str | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise FairlaneError(f"{url}: give the server's address: http://localhost:8000")
         self._url = url.rstrip("/") + "/fairlane/tenants"
         self._key = key
         self._clock = clock
-        self._before: tuple[float, Mapping[str, Any]] | None = None
+        self._server = server
+        self._looks: deque[tuple[float, Clients]] = deque()
 
     def look(self) -> View:
-        """The server now, and what happened since the last look (since its start, at first)."""
+        """What there is now, and what happened since the last look (since the start, at first)."""
         seen = self._get()
+        cluster = seen.get("cluster") or {}
+        servers = cluster.get("servers") or {}
+        if self._server is None and len(servers) < 2:
+            return self._view(seen, seen, 0.0)
+        if self._server is not None and self._server not in servers:
+            known = ", ".join(sorted(servers)) or "it shares with none"
+            raise FairlaneError(f"{self._url} knows no server {self._server}: {known}")
+        part = cluster if self._server is None else {"clients": servers[self._server]}
+        names = ", ".join(sorted(servers)) if self._server is None else self._server
+        return self._view(seen, part, _OF_POOLS_S, f"pool {cluster.get('pool')}: {names}")
+
+    def _view(
+        self, seen: Mapping[str, Any], part: Mapping[str, Any], least_s: float, where: str = ""
+    ) -> View:
+        """Of `part`, against what it was at least so many seconds ago, if that was seen."""
         now = self._clock()
-        clients: Mapping[str, Any] = seen.get("clients", {})
-        before = self._before
-        self._before = (now, clients)
-        elapsed = None if before is None else max(now - before[0], 1e-9)
-        rows = compare(clients, {} if before is None else before[1], elapsed)
+        clients: Clients = part.get("clients", {})
+        looks = self._looks
+        while len(looks) > 1 and now - looks[1][0] >= least_s:
+            looks.popleft()
+        before_at, before = looks[0] if looks else (None, {})
+        elapsed = None if before_at is None else max(now - before_at, 1e-9)
+        looks.append((now, clients))
+        own = part is seen
         return View(
-            rows,
+            compare(clients, before, elapsed),
             str(seen.get("policy") or "?"),
-            seen.get("observed_difference"),
-            seen.get("bound"),
-            seen.get("problem"),
+            seen.get("observed_difference") if own else None,
+            part.get("bound"),
+            seen.get("problem") or (seen.get("cluster") or {}).get("problem"),
+            where,
         )
 
     def _get(self) -> Mapping[str, Any]:
@@ -112,7 +146,7 @@ def compare(
                 (growth("input_tokens") + growth("cached_tokens")) * per_second,
                 growth("output_tokens") * per_second,
                 growth("wait_s") / admitted if admitted else None,
-                sum(client.get("rejected", {}).values()),
+                sum(client["rejected"].values()) if "rejected" in client else None,
                 float(client.get("service", 0.0)),
             )
         )

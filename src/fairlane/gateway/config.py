@@ -177,7 +177,7 @@ class GatewayConfig(Configuration):
         scheduler = Scheduling(name, self.scheduler.groups)
         access = replace(self.access, weightless=scheduler.weightless)
         changed = replace(self, scheduler=scheduler, access=access)
-        changed.check_weights()
+        changed.check_scheduler()
         return changed
 
     def with_upstreams(self, urls: Sequence[str]) -> "GatewayConfig":

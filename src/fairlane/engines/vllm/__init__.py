@@ -24,7 +24,7 @@ def check() -> None:
     """
     from fairlane.engines.vllm.config import FairlaneConfig
 
-    FairlaneConfig.from_environment()
+    FairlaneConfig.from_environment().cluster.connect()  # which it does only once it is used
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,9 @@ unknown. Who that is, the middleware noted in a context variable; tasks inherit 
 Names of vLLM's API server that are not public, all of them used here alone: the engine client's
 `engine_core.add_request_async`, `.abort_requests_async`, `.call_utility_async` (and `_all_`) and
 `output_processor.process_outputs`, `.abort_requests`. A server that lacks one does not start.
-`engine_core.client_count` says how many API servers there are; without it there is one.
+`engine_core.client_count` says how many API servers there are, and `.client_index` which of them
+this is; without them there is one. `.core_engines` lists the engines (ranks of data parallelism),
+and `._call_utility_async(..., engine=)` asks one of them; without these there is one.
 """
 
 import asyncio
@@ -214,6 +216,36 @@ async def ask_engine(engine_client: Any, method: str, *args: Any, timeout_s: flo
         if call_all is not None:
             return list(await call_all(method, *args))
         return [await core.call_utility_async(method, *args)]
+
+
+async def ask_one(engine_client: Any, engine: Any, method: str, *args: Any) -> Any:
+    """Call a method of one engine's scheduler process, one of `engines`. Raises anything."""
+    core = engine_client.engine_core
+    if engine is None:
+        return await core.call_utility_async(method, *args)
+    return await core._call_utility_async(method, *args, engine=engine)
+
+
+def engines(engine_client: Any) -> list[Any]:
+    """The engines that this server has, for `ask_one`.
+
+    Raises FairlaneError where there are several, and no way to ask one of them.
+    """
+    core = engine_client.engine_core
+    found = list(getattr(core, "core_engines", ()))
+    if len(found) < 2:
+        return [None]
+    if not hasattr(core, "_call_utility_async"):
+        raise FairlaneError(
+            "this vLLM has no engine_core._call_utility_async, by which one of several engines is "
+            "asked; see docs/vllm.md for the versions that Fairlane knows"
+        )
+    return found
+
+
+def api_server(engine_client: Any) -> int:
+    """Which of the API servers this is, from 0."""
+    return int(getattr(engine_client.engine_core, "client_index", 0))
 
 
 async def _unread(engine_client: Any, request_ids: list[str]) -> list[list[str] | None]:

@@ -3,7 +3,8 @@
 It stands outside everything else in the server, --api-key included, so it trusts nothing before
 it. A request is told apart by its headers (credentials.py), may use the routes that are for it
 (routes.py), within its limits, and is sent on with its caller in a context variable. The engine's
-door (frontend.py) reads it there. What cannot be started safely is not started.
+door (frontend.py) reads it there. Which of several engines serves it, operators alone may say.
+What cannot be started safely is not started.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from fairlane.cluster.config import Cluster
 from fairlane.core.errors import FairlaneError
 from fairlane.door.access import Access
 from fairlane.door.admission import Caller, Refused
@@ -38,10 +40,12 @@ from fairlane.engines.vllm.frontend import (
     refuse_unguarded_front_ends,
     set_weights,
 )
+from fairlane.engines.vllm.relay import Relay, server_name
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
 
 log = logging.getLogger("vllm.fairlane")
 _ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+_RANK = b"x-data-parallel-rank"  # picks an engine, and with it a queue
 _PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
 
@@ -49,8 +53,8 @@ class Identity:
     """The middleware; see the module.
 
     access: who may come in; by default as the file that FAIRLANE_CONFIG names says.
-    cached_part: of a token, what a cached one counts against limits; by default by that file's
-        prices, or 1 where `access` is given.
+    cached_part: of a token, what a cached one counts against limits; cluster: with whom charges are
+        shared. Both by default as that file says, or 1 and nobody else where `access` is given.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Identity:
         access: Access | None = None,
         clock: Callable[[], float] = time.monotonic,
         cached_part: float = 1.0,
+        cluster: Cluster | None = None,
     ) -> None:
         self._app = app
         self._broken = ""
@@ -67,14 +72,19 @@ class Identity:
             if access is None:
                 config = FairlaneConfig.from_environment()
                 access, cached_part = config.access, config.cached_part
+                cluster = config.cluster
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
             access = Access()
         self._cached_part = cached_part
+        self._cluster = Cluster() if cluster is None else cluster
+        self._relay: Relay | None = None
         self._door = Door(access, clock, log)
         self._engine: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._telemetry = Telemetry(access, self._door.admission, self._ask_schedulers)
+        self._telemetry = Telemetry(
+            access, self._door.admission, self._ask_schedulers, self._cluster
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's start and end."""
@@ -96,9 +106,15 @@ class Identity:
             return
 
         async def again() -> Message:
-            return first.pop() if first else await receive()
+            message = first.pop() if first else await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self._stop()
+            return message
 
-        await self._app(scope, again, send)
+        try:
+            await self._app(scope, again, send)
+        finally:
+            await self._stop()
 
     async def _start(self, scope: Scope) -> None:
         if self._broken:
@@ -112,8 +128,17 @@ class Identity:
         door.admission.share(api_servers(engine))
         door.warn()
         self._warn_of_routes(scope)
+        relay = Relay(engine, self._cluster, server_name(scope["app"]))
+        await relay.start()
+        self._relay = relay
         inside.close_in()
         self._engine = engine
+
+    async def _stop(self) -> None:
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            await relay.stop()
+            await self._telemetry.close()
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -170,6 +195,8 @@ class Identity:
         elif caller is None:
             await self._app(scope, receive, send)
         else:
+            if not caller.operator:
+                scope = _without_rank(scope)
             await self._app(scope, receive, self._answering(scope, receive, send, caller))
 
     def _answering(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> Send:
@@ -246,6 +273,15 @@ async def _refusal(
 
 async def _as_json(value: Any, scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(send, value)
+
+
+def _without_rank(scope: Scope) -> Scope:
+    """The request without a word on which engine is to serve it: a client would choose its queue.
+
+    Some who read headers take `_` for `-`.
+    """
+    headers = [h for h in scope["headers"] if h[0].lower().replace(b"_", b"-") != _RANK]
+    return {**scope, "headers": headers}
 
 
 def _counts(scope: Scope) -> bool:

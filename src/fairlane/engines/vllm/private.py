@@ -286,6 +286,27 @@ def _unread(self: Any, request_ids: list[str]) -> list[str]:
     return [] if found is None else list(found(request_ids))
 
 
+def _share(self: Any) -> str:
+    """Reached from the HTTP server by call_utility_async("fairlane_share")."""
+    share = getattr(self.scheduler, "fairlane_share", None)
+    return "the scheduler is not Fairlane's" if share is None else str(share())
+
+
+def _swap(
+    self: Any, heard: dict[str, float], schedulers: int, exchange: dict[str, Any]
+) -> dict[str, float]:
+    """Reached from the HTTP server, for one engine of several; see frontend.ask_one."""
+    return dict(self.scheduler.fairlane_swap(heard, schedulers, exchange))
+
+
+def _part(self: Any) -> dict[str, Any]:
+    """Reached from the HTTP server by call_utility_async("fairlane_part")."""
+    return dict(self.scheduler.fairlane_part())
+
+
 EngineCore.fairlane_snapshot = _snapshot
+EngineCore.fairlane_share = _share
+EngineCore.fairlane_swap = _swap
+EngineCore.fairlane_part = _part
 EngineCore.fairlane_unread = _unread
 EngineCore.fairlane_set_weights = _set_weights

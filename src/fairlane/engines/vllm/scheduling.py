@@ -13,11 +13,13 @@ from operator import attrgetter
 from typing import Any
 
 from fairlane.core.audit import Auditor, service_bound
+from fairlane.core.errors import FairlaneError
 from fairlane.core.preemption import put_last_who_holds_most
 from fairlane.core.tree import split_path
 from fairlane.core.types import Outcome, Request
 from fairlane.door.access import ANONYMOUS
 from fairlane.door.books import Books
+from fairlane.door.sharing import Sharing
 from fairlane.engines.vllm.clients import client_of
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends
@@ -46,6 +48,8 @@ class FairHooks(Hooks):
         if not self.is_first_come_first_served:
             return
         check_version()
+        self._sharing: Sharing | None = None
+        self._exchanged: tuple[float, Mapping[str, Any]] = (time.monotonic(), {})
         self._config = config = FairlaneConfig.from_environment()
         policy = config.policy()
         self._weights = dict(config.weights) if policy.has_weights else {}
@@ -104,12 +108,48 @@ class FairHooks(Hooks):
         """What this scheduler knows of its clients, ready for JSON."""
         if not self._taken_over:
             return {"policy": "vllm-priority", "clients": {}}
-        return {"policy": self._config.scheduler.name, **self._books.snapshot()}
+        found = {"policy": self._config.scheduler.name, **self._books.snapshot()}
+        if self._sharing is not None:
+            found["cluster"] = self._cluster(self._sharing)
+            if self._sharing.has_heard:  # who was served elsewhere is behind here, without limit
+                found["bound"] = None
+        return found
 
     def fairlane_set_weights(self, weights: dict[str, float]) -> None:
         """From now on these clients have these weights, where the policy has any."""
         if self._taken_over and self._books.set_weights(weights):
             self._weights.update(weights)
+            if self._sharing is not None:
+                self._sharing.limits_changed()
+
+    def fairlane_share(self) -> str:
+        """Begin to share, if it did not yet; why it cannot, or ""."""
+        if not self._taken_over:
+            return "vLLM's --scheduling-policy priority shares nothing; leave it out"
+        if self._sharing is None:
+            try:
+                self._sharing = Sharing(
+                    self._books, self._config.cluster, self._unit(), self._weights
+                )
+            except FairlaneError as error:
+                return str(error)
+        return ""
+
+    def fairlane_swap(
+        self, heard: dict[str, float], schedulers: int, exchange: dict[str, Any]
+    ) -> dict[str, float]:
+        """Hear what others charged, by client; what was charged here since the last time.
+
+        schedulers: how many share. exchange: how it goes, for telemetry.
+        """
+        if self._sharing is None:
+            raise FairlaneError("this scheduler does not share")
+        self._exchanged = (time.monotonic(), exchange)
+        return self._sharing.swap(heard, schedulers)
+
+    def fairlane_part(self) -> dict[str, Any]:
+        """What other servers hear of this scheduler's clients."""
+        return self._books.part(self._config.access.top) if self._taken_over else {}
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -132,16 +172,30 @@ class FairHooks(Hooks):
             )
         )
 
+    def _cluster(self, sharing: Sharing) -> dict[str, Any]:
+        """How the exchange goes: as was told with the last swap, and how long ago that was."""
+        at, exchange = self._exchanged
+        cluster = self._config.cluster
+        told = {"pool": cluster.pool, "every_s": cluster.every_s, **exchange}
+        told |= sharing.report(float(exchange.get("stale", 0.0)))
+        if told.get("age_s") is not None:
+            told["age_s"] += time.monotonic() - at
+        return told
+
     def _bound(self, config: FairlaneConfig, slack: float | None) -> float | None:
-        """Theorem 4.4 for this engine's KV cache and context length; None without a guarantee."""
+        """Theorem 4.4 for this engine; None without a guarantee."""
         if slack is None:
             return None
+        least = min(config.weights.values(), default=1.0)
+        return 2 * self._unit() / min(least, 1.0) + slack
+
+    def _unit(self) -> float:
+        """U of theorem 4.4 for this engine's KV cache and context length, in service."""
         scheduler: Any = self
         longest = scheduler.max_model_len
         blocks = scheduler.cache_config.num_gpu_blocks
         memory = min(blocks * scheduler.block_size, scheduler.max_num_running_reqs * longest)
-        least = min(config.weights.values(), default=1.0)
-        return service_bound(memory, longest, config.cost, longest, min(least, 1.0)) + slack
+        return service_bound(memory, longest, self._config.cost, longest) / 2
 
 
 class FairScheduler(FairHooks, Scheduler):  # type: ignore[misc]

@@ -88,6 +88,7 @@ def plan(
         file = _write(tables)
         config = FairlaneConfig.read(file)
         warning = config.access.warning
+        config.cluster.connect()  # only once it is used; what that lacks is said now
         if config.access.store is not None:
             _check_keys(given, environment)
     more = _dummies(model, options, given) + _memory(options, given)
@@ -172,6 +173,8 @@ def _read(file: Path | None) -> Tables:
     tables = tomllib.loads(file.read_text(encoding="utf-8"))
     if "tenants" in tables:
         tables["tenants"] = str((file.parent / tables["tenants"]).resolve())
+    if "ca" in tables.get("cluster", {}):
+        tables["cluster"]["ca"] = str((file.parent / tables["cluster"]["ca"]).resolve())
     return tables
 
 

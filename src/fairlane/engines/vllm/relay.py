@@ -1,0 +1,158 @@
+"""Charges between the engines of a vLLM server, and between it and other servers.
+
+The first API server relays: an Exchange (cluster/exchange.py) in its event loop asks each engine's
+scheduler between two steps what it charged, and hands it what others did. Several engines of one
+server (data parallelism) share without a hub; the server as a whole is one member of its hub.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from fairlane.cluster.config import Cluster
+from fairlane.cluster.exchange import TELL_S, Exchange
+from fairlane.cluster.hub import Hub
+from fairlane.core.errors import FairlaneError
+from fairlane.door.sharing import tell, where
+from fairlane.engines.vllm.frontend import api_server, ask_engine, ask_one, engines
+
+log = logging.getLogger("vllm.fairlane")
+_ANSWER_S = 60.0  # how long an engine may take to answer while it starts
+_END_S = 5.0  # for the last exchange
+
+
+class Relay:
+    """See the module; None of it runs before `start`, nor after `stop`.
+
+    name: of this server, as the others see it.
+    """
+
+    def __init__(self, engine_client: Any, cluster: Cluster, name: str) -> None:
+        self._client = engine_client
+        self._cluster = cluster
+        self._name = name
+        self._started = time.time()
+        self._text = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ends = [_End(self, engine) for engine in engines(engine_client)]
+        self._exchange: Exchange | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anybody to share with."""
+        return self._cluster.hub is not None or len(self._ends) > 1
+
+    async def start(self) -> None:
+        """Let the schedulers share, and relay if this is the first API server.
+
+        Raises FairlaneError where a hub is configured, and they cannot.
+        """
+        if not self.is_needed:
+            if self._cluster != Cluster():
+                log.warning("[cluster] has no effect: there is one scheduler, and no hub")
+            return
+        why_not = await self._let_share()
+        if why_not:
+            if self._cluster != Cluster():
+                raise FairlaneError(f"[cluster] {why_not}")
+            log.warning("the engines of this server do not share what they charge: %s", why_not)
+            return
+        if api_server(self._client) == 0:
+            self._begin(self._cluster.connect())
+
+    async def stop(self) -> None:
+        """Push what is left, and end."""
+        if self._exchange is not None:
+            self._exchange.stop()
+            await asyncio.wait(self._tasks[:1], timeout=_END_S)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def told(self) -> tuple[int, dict[str, Any]]:
+        """For schedulers: how many share, and how the exchange goes."""
+        if self._exchange is None or self._cluster.hub is None:
+            return len(self._ends), {}
+        state = self._exchange.state
+        servers = max(1, state.members)
+        now = asyncio.get_running_loop().time()
+        return servers * len(self._ends), {
+            "connected": state.connected,
+            "members": servers,
+            "exchanges": state.exchanges,
+            "failures": state.failures,
+            "age_s": None if state.last_at is None else now - state.last_at,
+            "stale": state.stale,
+        }
+
+    async def ask(self, engine: Any, method: str, *args: Any) -> Any:
+        """Call a method of one engine's scheduler."""
+        return await ask_one(self._client, engine, method, *args)
+
+    async def _let_share(self) -> str:
+        """Why the schedulers cannot, "" where they do from now on."""
+        try:
+            said = await ask_engine(self._client, "fairlane_share", timeout_s=_ANSWER_S)
+        except Exception as error:
+            return f"the scheduler does not answer as Fairlane's does ({error})"
+        return next((why for why in said if why), "")
+
+    def _begin(self, hub: Hub | None) -> None:
+        every_s = self._cluster.every_s
+        if hub is None:
+            log.info("%d engines share what they charge every %g s", len(self._ends), every_s)
+        else:
+            log.info("shares with %s", where(self._cluster))
+        told = None if hub is None else self._tell
+        self._exchange = Exchange(self._ends, hub, every_s=every_s, tell=told, log=log)
+        self._run(self._exchange.run())
+        if hub is not None:
+            self._run(self._look())
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_say_failure)
+        self._tasks.append(task)
+
+    def _tell(self) -> str:
+        return self._text or tell(self._name, self._started, [])
+
+    async def _look(self) -> None:
+        """Keep what others are told of this server's clients."""
+        while True:
+            with suppress(Exception):  # such as a step that takes long; the exchange tells the rest
+                found = await ask_engine(self._client, "fairlane_part", timeout_s=_ANSWER_S)
+                self._text = tell(self._name, self._started, found)
+            await asyncio.sleep(TELL_S / 2)
+
+
+class _End:
+    """The scheduler of one engine."""
+
+    def __init__(self, relay: Relay, engine: Any) -> None:
+        self._relay = relay
+        self._engine = engine
+
+    async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
+        """See End."""
+        schedulers, exchange = self._relay.told()
+        given = (dict(heard), schedulers, exchange)
+        charges: dict[str, float] = await self._relay.ask(self._engine, "fairlane_swap", *given)
+        return charges
+
+
+def _say_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("charges are shared no more", exc_info=error)
+
+
+def server_name(app: Any) -> str:
+    """What others call this server: the machine, and the port or socket where it listens."""
+    args = getattr(getattr(app, "state", None), "args", None)
+    where = getattr(args, "uds", None) or getattr(args, "port", None)
+    return socket.gethostname() + ("" if where is None else f":{where}")
