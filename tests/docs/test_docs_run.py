@@ -37,6 +37,7 @@ NOT_RUN = (
     "kubectl ",
     "llama-server ",
     "python -m sglang.launch_server ",
+    "python -m tools.cluster_runs ",
     "python -m tools.server_modes ",
     "git clone ",
     "make",
