@@ -67,7 +67,7 @@ class Named(Sender):
         return self.client
 
     def seed(self, number: int) -> str:
-        """Clients of equal lengths would run in step, and their prompts be read together."""
+        """By client: with the same lengths in the same order clients may run in step."""
         return f"{self.client} {number}"
 
 
