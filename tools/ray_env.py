@@ -15,11 +15,12 @@ from tools.vllm_env import VLLM_ENVIRONMENT
 
 RAY = "2.60.0"
 NEEDED = ("fsspec", "hf_transfer", "jsonref", "pandas", "pyarrow", "smart_open")  # by Serve LLM
+TEST_TOOLS = ("hypothesis",)
 RAY_ENVIRONMENT = Environment(
     ".venv-ray",
     "ray-constraints.txt",
     "python -m tools.ray_env",
-    (RAY, *NEEDED, VLLM_ENVIRONMENT.recipe()),
+    (RAY, *NEEDED, *TEST_TOOLS, VLLM_ENVIRONMENT.recipe()),
 )
 
 
@@ -36,7 +37,7 @@ def create(index: str | None) -> None:
     RAY_ENVIRONMENT.start_anew()
     seen = f"import site; site.addsitedir({str(VLLM_ENVIRONMENT.packages)!r})\n"
     (RAY_ENVIRONMENT.packages / "vllm.pth").write_text(seen)
-    RAY_ENVIRONMENT.pip("install", f"ray[serve]=={RAY}", *NEEDED)
+    RAY_ENVIRONMENT.pip("install", f"ray[serve]=={RAY}", *NEEDED, *TEST_TOOLS)
 
 
 def main() -> None:

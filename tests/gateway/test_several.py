@@ -329,6 +329,7 @@ def where_to(url: str, key: str) -> str:
             "fcfs cannot",
         ),
         ({"cluster": {"same_upstreams": True}}, "same_upstreams is for a hub"),
+        ({"cluster": {"hub": "ray", "pool": "p"}}, "a gateway needs a server"),
         (
             {"cluster": {"hub": "redis://h", "pool": "p", "same_upstreams": True, "guard": 0.1}},
             "guard is for upstreams that no other gateway has",

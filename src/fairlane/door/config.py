@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from fairlane.cluster.config import Cluster
+from fairlane.cluster.config import RAY, Cluster
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.core.fair_queue import split_path
@@ -178,6 +178,10 @@ class Configuration:
             )
         if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
             raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
+        if self.cluster.hub == RAY and self.HAS_UPSTREAMS:
+            raise FairlaneError(
+                '[cluster] hub: "ray" is for replicas in a Ray cluster; a gateway needs a server'
+            )
 
     @property
     def cached_part(self) -> float:

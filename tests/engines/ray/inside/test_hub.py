@@ -13,6 +13,7 @@ from hypothesis import Phase, given, settings
 
 from fairlane.cluster.config import Cluster
 from fairlane.cluster.hub import Hub, HubError, Since, new_name
+from fairlane.cluster.limits import Arrival, Ask
 from fairlane.cluster.member import Member
 from fairlane.cluster.ray import NAMESPACE, RayHub
 from tests.cluster.carrying import Pool, Step, steps
@@ -20,7 +21,7 @@ from tests.cluster.test_redis import Twice, odd_pushes
 from tests.processes import wait_until
 
 T = TypeVar("T")
-Ask = Callable[[Callable[[Any], Any]], Any]
+Asking = Callable[[Callable[[Any], Any]], Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +34,7 @@ def cluster(request: pytest.FixtureRequest) -> None:
 
 
 @contextmanager
-def fresh(**more: Any) -> Iterator[tuple[RayHub, Ask]]:
+def fresh(**more: Any) -> Iterator[tuple[RayHub, Asking]]:
     """A hub of a new pool, and a way to await what it does."""
     hub = RayHub(pool=new_name(), **more)
     with asyncio.Runner() as runner:
@@ -67,6 +68,18 @@ def test_it_answers_odd_pushes_as_the_model_does() -> None:
             if since is not None and since.era == "era":
                 push = replace(push, since=Since(era, since.version))
             era = both(push).era
+
+
+def test_limits_hold_over_all_who_ask() -> None:
+    arrival = Arrival((), "bob", 2)
+    with fresh() as (_, ask):
+        ask(lambda hub: hub.limit(Ask("m", 1, waiting={"bob": 2})))
+        answer = ask(lambda hub: hub.limit(Ask("n", 1, arrivals=[arrival])))
+        assert answer.servers == 2
+        assert answer.verdicts[0].rejection.reason == "queue_full"
+        ask(lambda hub: hub.limit(Ask("m", 2, waiting={"bob": 1})))
+        answer = ask(lambda hub: hub.limit(Ask("n", 2, arrivals=[arrival])))
+        assert answer.verdicts[0].rejection is None
 
 
 def test_members_find_each_other_by_pool_and_namespace() -> None:
