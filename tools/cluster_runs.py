@@ -4,8 +4,8 @@
 
 COMMAND starts one replica, an OpenAI-compatible server of vLLM with Fairlane's two options. In it
 {port} is its port and {replica} its number: of each mode as many are started as the plan says, and
-each gets FAIRLANE_CONFIG and, with --gpus, one card of its own. Only one mode is loaded at a time;
-the modes take turns, every second round in reverse. A plan:
+each gets FAIRLANE_CONFIG and, with --gpus, the card of its number. A replica of one mode alone is
+loaded at a time on a card; the modes take turns, every second round in reverse. A plan:
 
     replicas = 4
     weights = { a = 4.0 }
@@ -22,9 +22,14 @@ the modes take turns, every second round in reverse. A plan:
     skip = 7                         # seconds that do not count
     rounds = 3
     clients = { a = [96, 96, 96, 96], b = [96, 0, 0, 0] }     # requests at once, at each replica
+    modes = ["shared"]               # all, by default
+    hub_away = [10, 16]              # seconds between which the hub is killed; it comes back empty
+    beside = true                    # the modes at once, each on every other card, then swapped
+    load = { output = [200, 400] }   # where it is not the plan's
 
 FOLDER gets about.json, runs.jsonl (one row a run as it ends: service by client and replica, the
-largest difference per weight, tokens a second, first-token times), curves.jsonl (service by half
+largest difference per weight, tokens a second, first-token times, the fewest requests that a client
+had waiting where it sends, what part of a core each sender took), curves.jsonl (service by half
 second), told.jsonl (what each replica says of itself after a run), and all logs.
 """
 
@@ -37,18 +42,18 @@ import subprocess
 import time
 import tomllib
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 import tomlkit
+from tools.cluster_sums import BIN_S, curve, fewest_waiting, first_tokens, largest_difference
 from tools.gateway_runs import Answer, Process, Sender, Shape, about, ask
 from tools.server_modes import prepare
-
-BIN_S = 0.5
-INPUT_PRICE, OUTPUT_PRICE = 1.0, 2.0
 
 
 @dataclass
@@ -61,11 +66,53 @@ class Named(Sender):
         """Always the same."""
         return self.client
 
+    def seed(self, number: int) -> str:
+        """By client: with the same lengths in the same order clients may run in step."""
+        return f"{self.client} {number}"
 
-def send(url: str, shape: Shape, loads: dict[str, int], begin: float) -> dict[str, list[Answer]]:
-    """Closed loops of all clients at one replica; their answers. In a process of its own."""
 
-    async def drive() -> dict[str, list[Answer]]:
+@dataclass
+class Hub:
+    """A server of Redis' kind that keeps nothing on disk."""
+
+    server: str
+    port: int
+
+    def __post_init__(self) -> None:
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [self.server, *options, "--appendonly", "no"]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        """At once, and all that it held is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def be_away(self, begin: float, end: float) -> None:
+        """Between these times, by the performance counter; returns at the end."""
+        time.sleep(max(0.0, begin - time.perf_counter()))
+        self.stop()
+        time.sleep(max(0.0, end - time.perf_counter()))
+        self._process = self._start()
+
+
+@dataclass
+class Sent:
+    """What a sender brings back: answers by client, and what part of a core it took."""
+
+    answers: dict[str, list[Answer]]
+    cpu_share: float
+
+
+def send(url: str, shape: Shape, loads: dict[str, int], begin: float) -> Sent:
+    """Closed loops of all clients at one replica. In a process of its own."""
+    busy, since = time.process_time(), time.perf_counter()
+
+    async def drive() -> Sent:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=300)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -74,82 +121,86 @@ def send(url: str, shape: Shape, loads: dict[str, int], begin: float) -> dict[st
         failures = [failure for one in senders for failure in one.failures]
         if failures:
             print(f"{url}: {len(failures)} failed: {failures[:2]}", flush=True)
-        return {one.client: one.answers for one in senders}
+        share = (time.process_time() - busy) / (time.perf_counter() - since)
+        return Sent({one.client: one.answers for one in senders}, round(share, 3))
 
     return asyncio.run(drive())
-
-
-def curve(answers: list[Answer], prompt: int, bins: int) -> list[float]:
-    """Service of each bin: prompts with their first token, outputs evenly from then on."""
-    served = np.zeros(bins)
-    for answer in answers:
-        place = int(answer.first / BIN_S)
-        if place < bins:
-            served[place] += INPUT_PRICE * prompt
-        for at in range(place, min(bins, int(answer.last / BIN_S) + 1)):
-            served[at] += OUTPUT_PRICE * answer.within(at * BIN_S, (at + 1) * BIN_S)
-    return [round(float(x), 1) for x in served]
-
-
-def largest_difference(curves: dict[str, np.ndarray], weights: dict[str, float]) -> float:
-    """Of two clients' service per weight, over any interval of what counts."""
-    widest = 0.0
-    for ahead in curves:
-        for behind in curves:
-            gap = np.cumsum(
-                curves[ahead] / weights.get(ahead, 1.0) - curves[behind] / weights.get(behind, 1.0)
-            )
-            gap = np.concatenate([[0.0], gap])
-            widest = max(widest, float(np.max(gap - np.minimum.accumulate(gap))))
-    return widest
 
 
 class Campaign:
     """Everything that a plan says; see the module."""
 
-    def __init__(self, plan: dict[str, Any], folder: Path, modes: dict[str, list[Process]]) -> None:
+    def __init__(
+        self, plan: dict[str, Any], folder: Path, modes: dict[str, list[Process]], hub: Hub,
+        senders: Pool,
+    ) -> None:  # fmt: skip
         self._plan, self._folder, self._modes = plan, folder, modes
+        self._hub, self._senders = hub, senders
 
     def run(self, end: float) -> None:
         """All steps, until `end`, by the monotonic clock."""
         for step in self._plan["steps"]:
             for number in range(step.get("rounds", 1)):
-                names = list(self._modes)
-                for mode in names if number % 2 == 0 else reversed(names):
+                for loaded in self._turns(step, number):
                     if time.monotonic() + step["seconds"] + 15 > end:
-                        print(f"time is up: {step['name']} {mode} {number} left out", flush=True)
+                        print(f"time is up: {step['name']} {number} left out", flush=True)
                         continue
-                    self._one(step, number, mode)
+                    self._one(step, number, loaded)
+
+    def _turns(self, step: dict[str, Any], number: int) -> list[list[str]]:
+        """For each run of a round, the mode whose replica is loaded, by replica."""
+        names, replicas = step.get("modes", list(self._modes)), range(self._plan["replicas"])
+        if step.get("beside"):
+            return [[names[(n + number) % len(names)] for n in replicas]]
+        return [[name for _ in replicas] for name in (names if number % 2 == 0 else names[::-1])]
 
     def warm_up(self, seconds: float = 6.0) -> None:
         """Every replica's first seconds are slow."""
         step = {"seconds": seconds, "clients": {"a": [32] * self._plan["replicas"]}}
         for mode in self._modes:
-            self._send(step, mode)
+            self._send(step, [mode] * self._plan["replicas"])
 
-    def _send(self, step: dict[str, Any], mode: str) -> list[dict[str, list[Answer]]]:
-        load = self._plan["load"]
+    def _load(self, step: dict[str, Any]) -> dict[str, Any]:
+        return {**self._plan["load"], **step.get("load", {})}
+
+    def _send(self, step: dict[str, Any], loaded: list[str]) -> list[Sent]:
+        load = self._load(step)
         low, high = load["output"]
         shape = Shape(load["prompt"], (low, high), load["vocabulary"], step["seconds"], 0.0)
-        begin = time.perf_counter() + 1.0  # one clock for all processes of a machine
+        begin = time.perf_counter() + 0.5  # one clock for all processes of a machine
         jobs = []
-        for n, replica in enumerate(self._modes[mode]):
+        for n, mode in enumerate(loaded):
             loads = {client: counts[n] for client, counts in step["clients"].items() if counts[n]}
-            jobs.append((replica.url, shape, loads, begin))
-        with multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
-            return pool.starmap(send, jobs)
+            jobs.append((self._modes[mode][n].url, shape, loads, begin))
+        sending = self._senders.starmap_async(send, jobs, chunksize=1)
+        if "hub_away" in step:
+            away, back = step["hub_away"]
+            self._hub.be_away(begin + away, begin + back)
+        return sending.get()
 
-    def _one(self, step: dict[str, Any], number: int, mode: str) -> None:
-        found = self._send(step, mode)
+    def _one(self, step: dict[str, Any], number: int, loaded: list[str]) -> None:
+        sent = self._send(step, loaded)
+        for mode in dict.fromkeys(loaded):
+            found = [
+                one if of == mode else Sent({}, 0.0) for one, of in zip(sent, loaded, strict=True)
+            ]
+            self._sum_up(step, number, mode, found)
+
+    def _sum_up(self, step: dict[str, Any], number: int, mode: str, found: list[Sent]) -> None:
         first, bins = int(step["skip"] / BIN_S), int(step["seconds"] / BIN_S)
-        prompt = self._plan["load"]["prompt"]
+        prompt = self._load(step)["prompt"]
         weights = self._plan.get("weights", {})
         by_client: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(bins))
         served: dict[str, list[float]] = {}
         answers: dict[str, list[Answer]] = {}
+        waiting: dict[str, int] = {}
         curves = []
         for client in step["clients"]:
-            of_all = [one.get(client, []) for one in found]
+            of_all = [one.answers.get(client, []) for one in found]
+            waiting[client] = min(
+                (fewest_waiting(some, step["skip"], step["seconds"]) for some in of_all if some),
+                default=0,
+            )
             answers[client] = [a for some in of_all for a in some if a.sent >= step["skip"]]
             rows = [np.array(curve(some, prompt, bins)) for some in of_all]
             by_client[client] = np.sum(rows, axis=0)
@@ -163,7 +214,7 @@ class Campaign:
         tokens = sum(
             a.within(step["skip"], step["seconds"])
             for one in found
-            for s in one.values()
+            for s in one.answers.values()
             for a in s
         )
         row = {
@@ -174,10 +225,8 @@ class Campaign:
             "difference": round(
                 largest_difference({c: x[first:] for c, x in by_client.items()}, weights), 1
             ),
-            "ttft_p50_s": {
-                c: round(float(np.median([a.first - a.sent for a in some])), 4)
-                for c, some in answers.items() if some
-            },
+            "ttft_s": {c: first_tokens(some) for c, some in answers.items() if some},
+            "fewest_waiting": waiting, "sender_cpu_share": [one.cpu_share for one in found],
         }  # fmt: skip
         print(json.dumps(row), flush=True)
         self._append("runs.jsonl", [row])
@@ -248,12 +297,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plan = tomllib.loads(arguments.plan.read_text(encoding="utf-8"))
     prepare(folder)
-    port = str(arguments.port - 1)
-    options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    hub = subprocess.Popen([arguments.hub_server, *options], stdout=subprocess.DEVNULL)
+    hub = Hub(arguments.hub_server, arguments.port - 1)
     modes: dict[str, list[Process]] = {}
     try:
-        modes = start(plan, folder, arguments, f"redis://127.0.0.1:{port}")
+        modes = start(plan, folder, arguments, hub.url)
         for mode, replicas in modes.items():
             ups = [round(replica.wait(arguments.start_limit)) for replica in replicas]
             print(f"{mode}: up after {ups} s", flush=True)
@@ -263,14 +310,15 @@ def main() -> None:
             "replicas": plan["replicas"], "weights": plan.get("weights", {}),
         }  # fmt: skip
         (folder / "about.json").write_text(json.dumps(facts, indent=2) + "\n")
-        campaign = Campaign(plan, folder, modes)
-        campaign.warm_up()
-        campaign.run(end)
+        with multiprocessing.get_context("spawn").Pool(plan["replicas"]) as senders:
+            campaign = Campaign(plan, folder, modes, hub, senders)
+            campaign.warm_up()
+            campaign.run(end)
     finally:
-        for replica in (replica for replicas in modes.values() for replica in replicas):
-            replica.stop()
-        hub.terminate()
-        hub.wait()
+        replicas = [replica for of_mode in modes.values() for replica in of_mode]
+        with ThreadPoolExecutor(len(replicas) or 1) as at_once:
+            list(at_once.map(Process.stop, replicas))
+        hub.stop()
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ folder figures and tables are made of what is in the output folder.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Any
 
 import numpy as np
-from tools.page import arguments, show, table
+from tools.page import arguments, mean, read_rows, show, table, write_rows
 
 from fairlane import metrics
 from fairlane.experiments.drawings import Curve, Drawing, Panel
@@ -41,16 +41,6 @@ SHOWN = {  # of what is polled, and its colour
 
 
 # -- data -------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file of JSON Lines; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """One line a row."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def collect(raw: Sequence[Path], output: Path) -> None:
@@ -195,7 +185,7 @@ def throughput_table(runs: Sequence[Row]) -> str:
         cost = [1e6 * row["gateway_cpu_s"] / row["output_tokens"] for row in g]
         lines.append([
             str(at_once), load, str(len(ratios)), f"{_middle(a, 'output_tokens_per_s'):,.0f}",
-            f"{_middle(g, 'output_tokens_per_s'):,.0f}", _mean(ratios),
+            f"{_middle(g, 'output_tokens_per_s'):,.0f}", mean(ratios),
             f"{min(ratios):.3f}–{max(ratios):.3f}", _times(a, "ttft_s", 0), _times(g, "ttft_s", 0),
             _times(a, "tpot_s", 1), _times(g, "tpot_s", 1),
             f"{_middle(g, 'gateway_cpu_share'):.2f}", f"{median(cost):.1f}",
@@ -258,11 +248,6 @@ def _middle(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 def _times(rows: Sequence[Row], name: str, digits: int) -> str:
     return ", ".join(f"{1e3 * median(row[name][i] for row in rows):.{digits}f}" for i in (0, 2))
-
-
-def _mean(values: Sequence[float]) -> str:
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{fmean(values):.4f} ± {error:.4f}"
 
 
 def main() -> None:

@@ -138,8 +138,12 @@ class Sender:
         """Whose request it is."""
         return "ab"[number % 2]
 
+    def seed(self, number: int) -> int | str:
+        """Of a request's lengths and words."""
+        return number
+
     async def _send(self, number: int) -> None:
-        rng = random.Random(number)
+        rng = random.Random(self.seed(number))
         output = rng.randint(*self.shape.output)
         body = {
             "model": MODEL,

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Any
 
 import numpy as np
-from tools.page import arguments, show, table
+from tools.page import arguments, mean, read_rows, show, table, write_rows
 from tools.server_modes import relative_rates
 
 from fairlane import metrics
@@ -233,7 +233,7 @@ def _of_steps(log: Path) -> dict[str, Any]:
     """
     if not log.exists():
         return {}
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = read_rows(log)
     preempted = sum(row.get("preempted", 0) for row in rows)
     return {"preemptions": preempted, "decode_ms": _decode_times(rows)}
 
@@ -440,7 +440,7 @@ def pairs_table(rows: Sequence[Sums]) -> str:
         every += ratios
         lines.append([suite, ", ".join(f"{ratio:.3f}" for ratio in ratios), *_steps(found)])
     if every:
-        lines.append([f"mean of {len(every)} pairs", _mean(every, 3), "", "", ""])
+        lines.append([f"mean of {len(every)} pairs", mean(every, 3), "", "", ""])
     return table(columns, lines)
 
 
@@ -460,11 +460,6 @@ def _steps(pairs: Sequence[tuple[Sums, Sums]]) -> tuple[str, str, str]:
     return f"{usual:.2f}", f"{more:+.3f}", f"{steps:,}"
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{fmean(values):.{digits}f} ± {error:.{digits}f}"
-
-
 def cost_table(rows: Sequence[Sums]) -> str:
     """Throughput and latency of every mode, relative to the mean of stock in the same round."""
     columns = (
@@ -478,7 +473,7 @@ def cost_table(rows: Sequence[Sums]) -> str:
         tpot = (f"{1e3 * _middle(here, f'tpot_{p}_s'):.2f}" for p in ("p50", "p99"))
         spent = _middle(here, "schedule_ms") + _middle(here, "update_ms")
         lines.append([
-            load, mode, f"{_middle(here, 'output_tokens_per_s'):,.0f}", _mean(ratios, 4),
+            load, mode, f"{_middle(here, 'output_tokens_per_s'):,.0f}", mean(ratios, 4),
             f"{min(ratios):.3f}–{max(ratios):.3f}", ", ".join(ttft), ", ".join(tpot),
             f"{spent:.2f}",
         ])  # fmt: skip
@@ -502,26 +497,18 @@ def main() -> None:
     all_runs = {key: m for key, m in new.items() if m.suite == REAL}
     all_runs |= {m.key: m for m in read(output)}
     path = output / "sums.jsonl"
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    by_key = {(row["suite"], row["mode"], row["turn"]): row for row in kept}
+    by_key = {(row["suite"], row["mode"], row["turn"]): row for row in read_rows(path)}
     for key, measured in all_runs.items():
         before = by_key.get(key, {})
         kept_of_steps = {name: before[name] for name in OF_STEPS if name in before}
         log = new.get(key, measured).log  # compact files have none
         by_key[key] = sums(measured) | kept_of_steps | _of_steps(log)
     ordered = [by_key[key] for key in sorted(by_key, key=_in_order)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
-    costs = [
-        json.loads(line)
-        for folder in given.raw
-        if (folder / "runs.jsonl").exists()
-        for line in (folder / "runs.jsonl").read_text().splitlines()
-    ]
+    write_rows(path, ordered)
+    costs = [row for folder in given.raw for row in read_rows(folder / "runs.jsonl")]
     if costs:
-        text = "".join(json.dumps(row) + "\n" for row in costs)
-        (output / "cost.jsonl").write_text(text)
-    elif (output / "cost.jsonl").exists():
-        costs = [json.loads(line) for line in (output / "cost.jsonl").read_text().splitlines()]
+        write_rows(output / "cost.jsonl", costs)
+    costs = read_rows(output / "cost.jsonl")
     runs: dict[tuple[str, str], list[Measured]] = {}
     for key in sorted(all_runs):
         runs.setdefault(key[:2], []).append(all_runs[key])

@@ -1,12 +1,17 @@
 """The parts of a document that a tool writes, each between `<!-- NAME -->` and `<!-- /NAME -->`.
 
+Also what such tools share: files of rows, and how a mean is written.
+
 Imports the standard library alone.
 """
 
 import argparse
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 
 def arguments(description: str | None, output: str) -> argparse.Namespace:
@@ -23,6 +28,22 @@ def arguments(description: str | None, output: str) -> argparse.Namespace:
     found = parser.parse_args()
     found.output.mkdir(parents=True, exist_ok=True)
     return found
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON Lines; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One line a row."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def mean(values: Sequence[float], digits: int = 4) -> str:
+    """The mean and its standard error."""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{fmean(values):.{digits}f} ± {error:.{digits}f}"
 
 
 def show(tables: str, page: Path | None, name: str) -> None:

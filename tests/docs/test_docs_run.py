@@ -38,6 +38,7 @@ NOT_RUN = (
     "kubectl ",
     "llama-server ",
     "python -m sglang.launch_server ",
+    "python -m tools.cluster_runs ",
     "python -m tools.server_modes ",
     "ray start ",
     "serve run ",

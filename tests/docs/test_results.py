@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     ("tool", "folder", "figure"),
-    [("h200_results", "h200", "fig3.png"), ("gateway_results", "gateway", "window.png")],
+    [
+        ("h200_results", "h200", "fig3.png"),
+        ("gateway_results", "gateway", "window.png"),
+        ("cluster_results", "cluster", "service.png"),
+    ],
 )
 def test_the_tables_and_figures_are_made_of_the_data(
     tmp_path: Path, tool: str, folder: str, figure: str

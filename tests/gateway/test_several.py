@@ -167,6 +167,20 @@ def test_what_is_told_of_them(life: ExitStack, tmp_path: Path, hub: Server) -> N
     assert "fairlane_cluster_max_debt 100000.0" in metrics
 
 
+def test_of_one_queue_no_debts_are_told(life: ExitStack, tmp_path: Path, hub: Server) -> None:
+    key = town(tmp_path).keys["a"]
+    cluster = {"cluster": in_pool(hub, same_upstreams=True)}
+    upstream = engine(life, 100)
+    sites = [before(life, tmp_path, upstream, **cluster) for _ in "01"]
+    until(lambda: connected(*sites))
+    assert sites[0].complete(3, key)[0] == 200
+    assert not {"max_debt", "bound"} & cluster_of(sites[0], key).keys()
+    metrics = sites[0].request("GET", "/metrics", key=key)[2].decode()
+    assert "fairlane_cluster_members 2.0" in metrics
+    assert "fairlane_cluster_max_debt" not in metrics
+    assert 'fairlane_upstream_in_flight_elsewhere{model="tiny",upstream="u0"} 0.0' in metrics
+
+
 def test_what_may_be_owed_follows_from_windows_and_usual_requests(
     life: ExitStack, tmp_path: Path, hub: Server
 ) -> None:
@@ -178,7 +192,7 @@ def test_what_may_be_owed_follows_from_windows_and_usual_requests(
     for _ in range(100):
         assert site.complete(48, key, ignore_eos=True)[0] == 200
     u = 10 * (3 + 2 * 48)
-    until(lambda: cluster_of(site, key)["max_debt"] == pytest.approx(1.5 * 2 * u, rel=0.1))
+    until(lambda: cluster_of(site, key).get("max_debt") == pytest.approx(1.5 * 2 * u, rel=0.1))
 
 
 # -- the same upstreams ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.engines.vllm.config import FairlaneConfig
 from tests.cluster import servers as hubs
 from tests.engines.identity.site import Server, Town, running
+from tests.engines.identity.test_sharing import Ranks
 from tests.gateway.several import in_pool
 from tests.talking import until
 
@@ -25,8 +26,8 @@ def test_ten_a_minute_are_ten_over_all_servers(tmp_path: Path) -> None:
     with hubs.running("valkey", tmp_path) as hub:
         cluster = Cluster.parse(in_pool(hub, shared_limits=True), tmp_path)
         with (
-            running(town.access(), cluster=cluster) as here,
-            running(town.access(), cluster=cluster) as there,
+            running(town.access(), Ranks(1), cluster) as here,
+            running(town.access(), Ranks(1), cluster) as there,
         ):
             until(lambda: knows_both(here) and knows_both(there))
             began = time.monotonic()
