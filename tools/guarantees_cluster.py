@@ -41,7 +41,7 @@ what it gets at r, since an interval began.
 So two clients that wait everywhere differ by at most 2U + 4A for the least H: one central queue's
 2U, and what staleness adds. B1 to B3 hold without a guard; with it B2 grows by what the guard
 gives out, p of r's service, and B1 by no proved amount. With weights everything is per weight: U
-and A are divided by the least.
+and A are divided by the least. Where requests are preempted, U is the larger one of above.
 
 No bound can hold between clients that wait *somewhere*. Where A waits at one scheduler and B at
 all, whoever keeps all of them busy lets B lead without limit: A cannot be served where it is not.
@@ -78,8 +78,8 @@ when both wait. What a hub held and had not told everyone when it was lost is he
 at most A, once.
 
 `tests/properties/test_cluster.py` asserts B1 and B2 on random workloads, with N from 1 to 4,
-weights and exchanges of every age, and runs an example for each part of the algorithm that goes
-wrong without it.
+weights, preemption and exchanges of every age, and runs an example for each part of the algorithm
+that goes wrong without it.
 
 ### How close an attacker gets, with many
 
