@@ -8,7 +8,6 @@ name by which a replica knows the request that it serves. private_llm.py has tho
 
 import logging
 import pickle
-import re
 from abc import abstractmethod
 from typing import Any
 
@@ -18,6 +17,7 @@ from ray.serve.context import _get_serve_request_context
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from fairlane.core.errors import FairlaneError
+from fairlane.engines.versions import was_tested
 
 OLDEST, NEWEST = (2, 55), (2, 60)
 logger = logging.getLogger("ray.serve")
@@ -25,16 +25,7 @@ logger = logging.getLogger("ray.serve")
 
 def check_version(version: str = RAY_VERSION) -> bool:
     """Whether this Ray is one that was tested; warns when it is not."""
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    found = tuple(map(int, numbers.groups())) if numbers else (0, 0)
-    if OLDEST <= found <= NEWEST:
-        return True
-    oldest, newest = (".".join(map(str, edge)) for edge in (OLDEST, NEWEST))
-    logger.warning(
-        "Fairlane was tested with Ray %s to %s.x, and this is %s: watch for errors, or take a "
-        "version in between.", oldest, newest, version,
-    )  # fmt: skip
-    return False
+    return was_tested("Ray", version, OLDEST, NEWEST, logger)
 
 
 def http_headers(pending: Any) -> list[tuple[bytes, bytes]]:

@@ -7,7 +7,6 @@ served it first; `Hooks` puts our queue in its place.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import RequestStatus
 
 from fairlane.core.preemption import may_run_out
+from fairlane.engines.versions import was_tested
 
 __all__ = ["AsyncScheduler", "Hooks", "RequestQueue", "Scheduler", "check_version", "end_failed"]
 
@@ -38,16 +38,7 @@ logger = logging.getLogger(__name__)
 
 def check_version(version: str = VLLM_VERSION) -> bool:
     """Whether this vLLM is one that was tested; warns when it is not."""
-    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
-    found = tuple(int(n or 0) for n in numbers.groups()) if numbers else (0, 0, 0)
-    if found >= OLDEST and found[:2] <= NEWEST:
-        return True
-    oldest, newest = (".".join(map(str, edge)) for edge in (OLDEST, NEWEST))
-    logger.warning(
-        "Fairlane was tested with vLLM %s to %s.x, and this is %s: watch for errors, or take a "
-        "version in between.", oldest, newest, version,
-    )  # fmt: skip
-    return False
+    return was_tested("vLLM", version, OLDEST, NEWEST, logger)
 
 
 def entered(request: Any) -> bool:
