@@ -8,7 +8,6 @@ door, as vLLM's middleware does elsewhere. Whoever holds a handle in the Ray clu
 With direct streaming vLLM's own HTTP server answers in each replica, with Fairlane's middleware.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -30,7 +29,7 @@ from fairlane.engines.ray.private_llm import (
     streams_directly,
 )
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
-from fairlane.engines.vllm.frontend import CALLER, EngineDoor, set_weights
+from fairlane.engines.vllm.frontend import CALLER, EngineDoor, TenantWeights, set_weights
 from fairlane.engines.vllm.middleware import Identity
 from fairlane.engines.vllm.relay import Relay
 from fairlane.engines.vllm.serve import SCHEDULER
@@ -120,8 +119,7 @@ class FairServer(ServerHooks):
         """Close in the engine, and share what it charges. Raises FairlaneError."""
         config = FairlaneConfig.from_environment()
         self._door = door = Door(config.access, time.monotonic, log)
-        self._engine = engine_client
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._weights = TenantWeights(door, engine_client, log)
         name, replicas = replicas_here()
         door.admission.share(replicas)
         inside = EngineDoor(
@@ -138,7 +136,7 @@ class FairServer(ServerHooks):
     @asynccontextmanager
     async def arrives(self, headers: Mapping[str, str], generates: bool) -> AsyncIterator[None]:
         """A request, as the ingress says whose. Raises Refused."""
-        self._look_for_changes()
+        self._weights.look()
         named = headers.get(CLIENT)
         if not named:
             raise Refused(401, "unknown_sender", "This request did not come by Fairlane's ingress.")
@@ -155,19 +153,6 @@ class FairServer(ServerHooks):
         finally:
             CALLER.set(None)
             self._door.admission.served(caller)
-
-    def _look_for_changes(self) -> None:
-        weights = self._door.look_for_changes()
-        if weights is not None:
-            task = asyncio.get_running_loop().create_task(self._tell_weights(weights))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _tell_weights(self, weights: Mapping[str, float]) -> None:
-        try:
-            await set_weights(self._engine, weights)
-        except FairlaneError as error:
-            log.error("the new weights are not in force: %s", error)
 
 
 class ReplicaIdentity(Identity):

@@ -25,6 +25,7 @@ from typing import Any
 
 from fairlane.core.errors import FairlaneError
 from fairlane.door.admission import Admission, Caller, Refused, Turns
+from fairlane.door.door import Door
 from fairlane.engines.vllm.clients import label
 from fairlane.engines.vllm.prompts import Prompts
 
@@ -267,6 +268,28 @@ async def set_weights(engine_client: Any, weights: Mapping[str, float]) -> None:
             "the scheduler does not answer as Fairlane's does; start the server with "
             f"--scheduler-cls fairlane.engines.vllm.scheduler ({type(error).__name__}: {error})"
         ) from error
+
+
+class TenantWeights:
+    """Tells the schedulers the weights of a file of tenants that has changed, without waiting."""
+
+    def __init__(self, door: Door, engine_client: Any, logger: logging.Logger) -> None:
+        self._door, self._engine, self._log = door, engine_client, logger
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def look(self) -> None:
+        """Take up a changed file."""
+        weights = self._door.look_for_changes()
+        if weights is not None:
+            task = asyncio.get_running_loop().create_task(self._tell(weights))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, weights: Mapping[str, float]) -> None:
+        try:
+            await set_weights(self._engine, weights)
+        except FairlaneError as error:
+            self._log.error("the new weights are not in force: %s", error)
 
 
 def refuse_unguarded_front_ends(

@@ -7,7 +7,6 @@ door (frontend.py) reads it there. Which of several engines serves it, operators
 What cannot be started safely is not started.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +35,7 @@ from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import (
     CALLER,
     EngineDoor,
+    TenantWeights,
     api_servers,
     ask_engine,
     refuse_unguarded_front_ends,
@@ -83,7 +83,7 @@ class Identity:
         self._door = Door(access, clock, log)
         self.asking = Asking(self._cluster, self._door.admission, log)
         self._engine: Any = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._weights: TenantWeights | None = None  # once there is an engine
         self._telemetry = Telemetry(
             access, self._door.admission, self._ask_schedulers, self._cluster
         )
@@ -136,6 +136,7 @@ class Identity:
         self._relay = relay
         self.asking.start()
         inside.close_in()
+        self._weights = TenantWeights(door, engine, log)
         self._engine = engine
 
     def place(self, app: Any, engine: Any) -> tuple[str, int]:
@@ -154,7 +155,8 @@ class Identity:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller | None = None
         try:
-            self._look_for_changes()
+            if self._weights is not None:
+                self._weights.look()
             caller = self._caller(scope)
             if caller is not None and caller.client is not None and _counts(scope):
                 await self._door.arrive(caller)
@@ -241,25 +243,11 @@ class Identity:
 
     # -- tenants -----------------------------------------------------------------------------
 
-    def _look_for_changes(self) -> None:
-        """Take up a changed file of tenants: schedulers are told of weights, without waiting."""
-        weights = self._door.look_for_changes()
-        if weights is not None:
-            task = asyncio.get_running_loop().create_task(self._tell_weights(weights))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
     def _warn_of_routes(self, scope: Scope) -> None:
         for path in sorted(self._door.access.routes):
             asked = {**scope, "path": path, "method": "POST", "headers": [], "query_string": b""}
             if not any(exists({**asked, "type": kind}) for kind in ("http", "websocket")):
                 log.warning("[identity] routes: this server has no route %r", path)
-
-    async def _tell_weights(self, weights: Mapping[str, float]) -> None:
-        try:
-            await set_weights(self._engine, weights)
-        except FairlaneError as error:
-            log.error("the new weights are not in force: %s", error)
 
 
 async def answer_itself(app: App, scope: Scope, receive: Receive, send: Send) -> None:
