@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fairlane.cluster.beside import Beside
 from fairlane.cluster.config import Cluster
 from fairlane.cluster.exchange import TELL_S, Exchange
 from fairlane.cluster.hub import Hub
@@ -26,7 +27,6 @@ from fairlane.gateway.dispatch import Dispatcher
 from fairlane.gateway.pool import Pool, Told
 
 log = logging.getLogger("fairlane.gateway")
-_END_S = 5.0  # for the last exchange
 _OF = "\0"  # between a queue's name and a client's
 
 
@@ -62,7 +62,7 @@ class Shared:
             [self], hub, every_s=cluster.every_s, tell=lambda: self._text,
             tell_s=cluster.every_s if one else TELL_S, told=self._told if one else None, log=log,
         )  # fmt: skip
-        self._task: asyncio.Task[None] | None = None
+        self._running: Beside | None = None
 
     def opened(self, pool: Pool) -> None:
         """A queue of this gateway takes part. Raises FairlaneError where its policy cannot."""
@@ -71,16 +71,12 @@ class Shared:
     def start(self) -> None:
         """Begin to exchange."""
         log.warning("shares with %s", where(self._cluster))
-        self._task = asyncio.create_task(self.exchange.run())
-        self._task.add_done_callback(_tell_failure)
+        self._running = Beside(self.exchange, "charges are shared no more", log)
 
     async def stop(self) -> None:
         """Say what is left, and end."""
-        if self._task is not None:
-            self.exchange.stop()
-            await asyncio.wait({self._task}, timeout=_END_S)
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        if self._running is not None:
+            await self._running.end()
 
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """See End: what others charged to each queue's clients, and what was charged here."""
@@ -215,11 +211,6 @@ def _standings(told: Mapping[str, Any]) -> dict[str, Standing]:
         client: tuple((finite(level), finite(weight)) for level, weight in steps)
         for client, steps in told.items()
     }
-
-
-def _tell_failure(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("charges are shared no more", exc_info=task.exception())
 
 
 def connected(cluster: Cluster) -> Hub | None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from fairlane.cluster.beside import Beside
 from fairlane.cluster.config import Cluster
 from fairlane.cluster.exchange import TELL_S, Exchange
 from fairlane.cluster.hub import Hub
@@ -22,7 +23,6 @@ from fairlane.engines.vllm.frontend import api_server, ask_engine, ask_one, engi
 
 log = logging.getLogger("vllm.fairlane")
 _ANSWER_S = 60.0  # how long an engine may take to answer while it starts
-_END_S = 5.0  # for the last exchange
 
 
 class Relay:
@@ -37,7 +37,8 @@ class Relay:
         self._name = name
         self._started = time.time()
         self._text = ""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._running: Beside | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._ends = [_End(self, engine) for engine in engines(engine_client)]
         self._exchange: Exchange | None = None
         self._gone = False  # whether an engine is
@@ -67,13 +68,11 @@ class Relay:
 
     async def stop(self) -> None:
         """Push what is left, and end."""
-        if self._exchange is not None:
-            self._exchange.stop()
-            await asyncio.wait(self._tasks[:1], timeout=_END_S)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._running is not None:
+            await self._running.end()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
 
     def told(self) -> tuple[int, dict[str, Any]]:
         """For schedulers: how many share, and how the exchange goes."""
@@ -114,14 +113,9 @@ class Relay:
             log.info("shares with %s", where(self._cluster))
         told = None if hub is None else self._tell
         self._exchange = Exchange(self._ends, hub, every_s=every_s, tell=told, log=log)
-        self._run(self._exchange.run())
+        self._running = Beside(self._exchange, "charges are shared no more", log)
         if hub is not None:
-            self._run(self._look())
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(_say_failure)
-        self._tasks.append(task)
+            self._looking = asyncio.get_running_loop().create_task(self._look())
 
     def _tell(self) -> str:
         return self._text or tell(self._name, self._started, [])
@@ -145,11 +139,6 @@ class _End:
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """See End."""
         return await self._relay.swap(self._engine, heard)
-
-
-def _say_failure(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("charges are shared no more", exc_info=error)
 
 
 def server_name(app: Any) -> str:
