@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
+from fairlane.cluster.config import Cluster
 from fairlane.core.errors import FairlaneError
 from fairlane.core.options import Count, NotNegative, Range
 from fairlane.core.policy import Policy
@@ -16,8 +17,8 @@ from fairlane.validation import checked
 from fairlane.workloads.rows import parse_number
 from fairlane.workloads.trace import TracedRequest
 
-EXCHANGE_S = 0.2
-GUARD = 0.05
+EXCHANGE_S = Cluster().every_s  # as on real servers
+GUARD = Cluster().guard
 ROUTER = "random"  # round robin keeps clients that send in step apart
 
 _WORDS = ("off", "central")
