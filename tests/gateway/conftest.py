@@ -1,10 +1,14 @@
 """What tests of the gateway share."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from fairlane.gateway.run import DrainingServer
+from tests.cluster.servers import Server
+from tests.cluster.servers import running as a_hub
 from tests.gateway.site import SERVER, ThroughSockets
 
 
@@ -14,3 +18,17 @@ def any_desk(request: pytest.FixtureRequest) -> Iterator[None]:
     token = SERVER.set(request.param)
     yield
     SERVER.reset(token)
+
+
+@pytest.fixture
+def life() -> Iterator[ExitStack]:
+    """Ends what a test has started."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def hub(life: ExitStack, tmp_path: Path) -> Server:
+    """A server for gateways to share by."""
+    (tmp_path / "hub").mkdir()
+    return life.enter_context(a_hub("valkey", tmp_path / "hub"))

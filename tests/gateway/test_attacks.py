@@ -1,7 +1,6 @@
 """What an attacker would try with a gateway between it and an engine, byte by byte."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,6 @@ from tests.simulated.engines import running
 from tests.talking import ask, spoken, statuses
 
 BODY = b'{"model":"tiny","prompt":"a","max_tokens":1,"stream":true,"user":"u"}'
-
-
-@pytest.fixture
-def life() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Upstreams that come, change and go while the gateway runs; nobody's request is lost."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +11,6 @@ from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import Running
 from tests.gateway.site import Site, serving, until
 from tests.loadgen.server import CompletionServer
-
-
-@pytest.fixture
-def life() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 class Configured:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,7 +17,6 @@ from fairlane.core.errors import FairlaneError
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import Running
 from tests.cluster.servers import Server
-from tests.cluster.servers import running as a_hub
 from tests.door.town import Town
 from tests.gateway.several import crowds, in_pool, served, town
 from tests.gateway.site import Direct, Site, command, gateway, until
@@ -27,18 +25,6 @@ from tests.simulated.engines import running
 
 SLOTS = 8
 TOKENS = 8_000
-
-
-@pytest.fixture
-def life() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def hub(life: ExitStack, tmp_path: Path) -> Server:
-    (tmp_path / "hub").mkdir()
-    return life.enter_context(a_hub("valkey", tmp_path / "hub"))
 
 
 def engine(life: ExitStack, speed: float, slots: int = SLOTS) -> Engine:

@@ -1,7 +1,6 @@
 """Limits over several gateways: ten a minute are ten, whichever of them is asked."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,23 +9,10 @@ from typing import Any
 import pytest
 
 from tests.cluster.servers import Server
-from tests.cluster.servers import running as a_hub
 from tests.door.town import Town
 from tests.gateway.several import in_pool
 from tests.gateway.site import Site, gateway, until
 from tests.loadgen.server import CompletionServer
-
-
-@pytest.fixture
-def life() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def hub(life: ExitStack, tmp_path: Path) -> Server:
-    (tmp_path / "hub").mkdir()
-    return life.enter_context(a_hub("valkey", tmp_path / "hub"))
 
 
 def two(

@@ -1,7 +1,6 @@
 """The gateway before a simulated engine that it learns to fill: shares, counts, real clients."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,12 +16,6 @@ from tests.simulated.engines import Running, running
 
 SLOTS = 8
 MODEL = "tiny"
-
-
-@pytest.fixture
-def life() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def start(

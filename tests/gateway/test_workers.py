@@ -5,25 +5,16 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.engines.identity.site import Town
 from tests.gateway.site import command, port_of, until
 from tests.loadgen.server import CompletionServer
 from tests.processes import PATIENCE_S
 from tests.simulated.engines import ask
-
-
-@pytest.fixture
-def life() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 class Office:
