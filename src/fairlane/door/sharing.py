@@ -74,7 +74,8 @@ class Sharing:
         """For telemetry. stale: the most service that others charged between two exchanges.
 
         `bound`: how far apart, in service per weight over all schedulers, two clients get that wait
-        at each of them (docs/guarantees.md).
+        at each of them. It is proved where no others wait and nothing is guarded; with n clients
+        `max_debt` counts n - 1 times (docs/guarantees.md, B1).
         """
         debt, weight = self._max_debt, self._least_weight
         told = {"schedulers": self._members, "heard": self._heard, "stale": stale}

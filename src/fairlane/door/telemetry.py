@@ -59,7 +59,7 @@ _CLUSTER_GAUGES = {
     "exchange_age_seconds": "How long ago the hub last answered.",
     "stale": "The most service that others charged between two exchanges, lately.",
     "max_debt": "Service per weight that a client may be ahead for service elsewhere.",
-    "bound": "Largest difference in service per weight over all servers: never larger.",
+    "bound": "How far two clients that wait everywhere may differ; without others and a guard.",
 }
 _CLUSTER_COUNTERS = {
     "exchanges": "Exchanges with the hub.",
