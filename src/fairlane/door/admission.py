@@ -19,6 +19,7 @@ from fairlane.cluster.shared_limits import SharedLimits
 from fairlane.core.types import Rejection
 from fairlane.door.limits import RateLimits
 from fairlane.door.tenants import Limits
+from fairlane.door.visits import Visit
 
 _MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
 _SENTENCES = {
@@ -47,7 +48,8 @@ class Caller:
 
     client: the scheduler's name for it; None until the adapter that it asks for says so.
     operator: whether it may see all tenants and control the server.
-    shared: whether all servers count it among its client's waiting requests.
+    shared: whether all servers count it among its client's waiting requests. visit: what is noted
+    of it, where somebody wants to know.
     """
 
     client: str | None
@@ -55,6 +57,7 @@ class Caller:
     waiting: bool = False
     shared: bool = False
     refused: Refused | None = None  # once it is
+    visit: Visit | None = None
 
 
 class Admission:

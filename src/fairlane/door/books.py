@@ -13,7 +13,7 @@ from heapq import nlargest
 from typing import Any, TypeVar
 
 from fairlane.core.audit import Auditor
-from fairlane.core.cost import Cost
+from fairlane.core.cost import Cost, whole_price
 from fairlane.core.policy import Policy
 from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
@@ -282,8 +282,7 @@ class Books:
 
     def price(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         """What a request of so many tokens is charged in all."""
-        output = self._cost.output(prompt_tokens, 0, output_tokens)
-        return self._cost.admission(prompt_tokens, cached_tokens) + output
+        return whole_price(self._cost, prompt_tokens, cached_tokens, output_tokens)
 
     # -- what others want to know ------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from types import FrameType
 
 from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
+from fairlane.door.access_log import AccessLog
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
 from fairlane.gateway.app import Gateway
@@ -55,10 +56,12 @@ class Running:
             config.cluster, hub, name or f"{socket.gethostname()}:{new_name()[:4]}",
             self.fleet.models, self._weights, config.access.top,
         )  # fmt: skip
+        self._access_log = AccessLog(config.access_log, log) if config.access_log else None
         self.desk = Desk(
             self.door, self.fleet.models, policy=config.scheduler.name,
             max_wait_s=config.gateway.max_wait_s, cached_part=config.cached_part,
             cluster=config.cluster, shared=self.shared,
+            listeners=[] if self._access_log is None else [self._access_log],
         )  # fmt: skip
         self.asking = Asking(config.cluster, self.door.admission, log)
         self._looking: asyncio.Task[None] | None = None
@@ -70,6 +73,8 @@ class Running:
     async def open(self) -> None:
         """Begin, in the loop that it is to run in. Raises FairlaneError."""
         self.door.warn()
+        if self._access_log is not None:
+            self._access_log.start()
         await self.fleet.change(self.config.upstreams)
         self.asking.start()
         if self.shared is not None:
@@ -86,6 +91,8 @@ class Running:
         if self.shared is not None:
             await self.shared.stop()
         await self.desk.close()
+        if self._access_log is not None:
+            self._access_log.close()
 
     @property
     def live(self) -> int:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from fairlane.cluster.config import Cluster
 from fairlane.core.errors import FairlaneError
-from fairlane.door.access import Access
+from fairlane.door.access_log import AccessLog
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import (
     App,
@@ -29,8 +28,10 @@ from fairlane.door.answers import (
     send_refusal,
 )
 from fairlane.door.asking import Asking
+from fairlane.door.config import Configuration
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
+from fairlane.door.visits import Visit, Watched
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import (
     CALLER,
@@ -51,42 +52,32 @@ _PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics ans
 
 
 class Identity:
-    """The middleware; see the module.
-
-    access: who may come in; by default as the file that FAIRLANE_CONFIG names says.
-    cached_part: of a token, what a cached one counts against limits; cluster: with whom charges are
-        shared. Both by default as that file says, or 1 and nobody else where `access` is given.
-    """
+    """The middleware; see the module. config: by default what FAIRLANE_CONFIG names."""
 
     def __init__(
         self,
         app: App,
-        access: Access | None = None,
+        config: Configuration | None = None,
         clock: Callable[[], float] = time.monotonic,
-        cached_part: float = 1.0,
-        cluster: Cluster | None = None,
     ) -> None:
         self._app = app
         self._broken = ""
         try:
             refuse_unguarded_front_ends()
-            if access is None:
-                config = FairlaneConfig.from_environment()
-                access, cached_part = config.access, config.cached_part
-                cluster = config.cluster
+            config = FairlaneConfig.from_environment() if config is None else config
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
-            access = Access()
-        self._cached_part = cached_part
-        self._cluster = Cluster() if cluster is None else cluster
+            config = Configuration()
+        self._config = config
         self._relay: Relay | None = None
-        self._door = Door(access, clock, log)
-        self.asking = Asking(self._cluster, self._door.admission, log)
+        self._door = Door(config.access, clock, log)
+        self.asking = Asking(config.cluster, self._door.admission, log)
         self._engine: Any = None
         self._weights: TenantWeights | None = None  # once there is an engine
         self._telemetry = Telemetry(
-            access, self._door.admission, self._ask_schedulers, self._cluster
+            config.access, self._door.admission, self._ask_schedulers, config.cluster
         )
+        self._access_log: AccessLog | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's start and end."""
@@ -124,14 +115,18 @@ class Identity:
         engine = getattr(scope["app"].state, "engine_client", None)
         door = self._door
         inside = EngineDoor(
-            engine, door.admission, door.turns, door.by_adapter, door.clock, self._cached_part
-        )
+            engine, door.admission, door.turns, door.by_adapter, door.clock,
+            self._config.cached_part, self._config.cost,
+        )  # fmt: skip
+        if self._config.access_log:
+            self._access_log = AccessLog(self._config.access_log, log)
+            self._access_log.start()
         await set_weights(engine, door.tenants.weights())
         name, servers = self.place(scope["app"], engine)
         door.admission.share(servers)
         door.warn()
         self._warn_of_routes(scope)
-        relay = Relay(engine, self._cluster, name)
+        relay = Relay(engine, self._config.cluster, name)
         await relay.start()
         self._relay = relay
         self.asking.start()
@@ -149,18 +144,38 @@ class Identity:
             await self.asking.stop()
             await relay.stop()
             await self._telemetry.close()
+        access_log, self._access_log = self._access_log, None
+        if access_log is not None:
+            access_log.close()
 
     # -- requests ----------------------------------------------------------------------------
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visit = Visit.of(scope)
+        if self._access_log is None:
+            await self._answer(scope, receive, send, visit)
+            return
+        watched = Watched(send, visit)
+        try:
+            await self._answer(scope, receive, watched.send, visit)
+            visit.hung_up = scope["type"] == "http" and not watched.complete
+        finally:
+            visit.end(finished=watched.good)
+            if visit.client is not None or visit.code:  # else it asked how the server is
+                self._access_log(visit)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
         caller: Caller | None = None
         try:
             if self._weights is not None:
                 self._weights.look()
             caller = self._caller(scope)
+            if caller is not None:
+                caller.visit, visit.client = visit, caller.client
             if caller is not None and caller.client is not None and _counts(scope):
                 await self._door.arrive(caller)
         except Refused as refused:
+            visit.refuse(refused.status, refused.code)
             await self._refuse(scope, receive, send, refused, caller)
             return
         token = CALLER.set(caller)
@@ -170,6 +185,9 @@ class Identity:
             CALLER.reset(token)
             if caller is not None:
                 self._door.admission.served(caller)
+                visit.client = caller.client
+                if caller.refused is not None:
+                    visit.refuse(caller.refused.status, caller.refused.code)
 
     def _caller(self, scope: Scope) -> Caller | None:
         """Who it is; None where nobody is asked. Raises Refused."""
