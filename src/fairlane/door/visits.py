@@ -2,17 +2,15 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Outcome = Literal["finished", "aborted", "failed", "refused"]
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _LONGEST_TRACEPARENT = 128  # bytes; version 00 has 55
 _NO_TRACE = b"0" * 32
 _CLIENT_GONE = 499
-_SWITCHED = 101  # to a WebSocket
 
 
 @dataclass(slots=True)
@@ -96,34 +94,6 @@ class Visit:
         if self._since is not None:
             self.waited_s = (self.waited_s or 0.0) + time.monotonic() - self._since
             self._since = None
-
-
-class Watched:
-    """`send` that notes how an answer begins, and whether it comes to its end.
-
-    complete: whether all of it was handed to the server. good: and is no error.
-    """
-
-    def __init__(self, send: Send, visit: Visit) -> None:
-        self._send = send
-        self._visit = visit
-        self.complete = False
-
-    async def send(self, message: MutableMapping[str, Any]) -> None:
-        """See ASGI."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._visit.status = message["status"]
-        elif kind == "websocket.accept":
-            self._visit.status, self.complete = _SWITCHED, True
-        elif kind == "http.response.body" and not message.get("more_body"):
-            self.complete = True
-        await self._send(message)
-
-    @property
-    def good(self) -> bool:
-        """See the class."""
-        return self.complete and (self._visit.status or 0) < 400
 
 
 def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -27,6 +27,7 @@ from fairlane.door.answers import (
     send_refusal,
 )
 from fairlane.door.door import Door
+from fairlane.door.tracing import UNTRACED, Headers, Trace
 from fairlane.door.visits import Visit
 from fairlane.gateway.body import BodyError, Route, read_body
 from fairlane.gateway.desk import AnyDesk, Served, Ticket, Wish
@@ -44,7 +45,8 @@ class Gateway:
     """The application; see the module.
 
     routes: those that are passed on, by path. most_body: bytes of a request. sticky: which requests
-    had better go to the same upstream. opens, closes: called with the server.
+    had better go to the same upstream. opens, closes: called with the server. begins: the trace of
+    a request that asks for work.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Gateway:
         sticky: Sticky,
         opens: Callable[[], Awaitable[None]],
         closes: Callable[[], Awaitable[None]],
+        begins: Callable[[Visit, Headers], Trace],
     ) -> None:
         self._door = door
         self._desk = desk
@@ -66,6 +69,7 @@ class Gateway:
         self._most_body = most_body
         self._sticky = sticky
         self._opens, self._closes = opens, closes
+        self._begins = begins
         self._draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +105,7 @@ class Gateway:
             return
         caller: Caller | None = None
         ticket: Ticket | None = None
-        visit = Visit.of(scope)
+        visit, trace = Visit.of(scope), UNTRACED
         try:
             self._desk.take_up_changes()
             caller = self._door.identify(scope)  # which routes there are is for who may come in
@@ -112,10 +116,11 @@ class Gateway:
                 await self._reading[path](caller, send_with)
                 visit.status = 200
             else:
+                trace = self._begins(visit, scope["headers"])
                 self._refuse_while_draining()
                 _check_size(scope)
                 ticket = await self._desk.arrive(self._known(caller))
-                await self._work(scope, receive, send, ticket, route, visit)
+                await self._work(scope, receive, send, ticket, route, visit, trace)
         except Refused as refused:
             visit.refuse(refused.status, refused.code)
             left = await self._left(caller) if ticket is None else ticket.rate_headers
@@ -124,6 +129,7 @@ class Gateway:
             if ticket is None:
                 visit.end(finished=visit.status == 200)
                 self._desk.over(visit)
+            trace.end(visit)
 
     async def _tell_health(self, send: Send) -> None:
         try:
@@ -151,16 +157,20 @@ class Gateway:
         ticket: Ticket,
         route: Route,
         visit: Visit,
+        trace: Trace,
     ) -> None:
         """A request that asks an engine for work, to its end. Raises Refused."""
         served = Served()
         try:
-            call = await self._call(scope, receive, ticket, route, served, visit)
+            call = await self._call(scope, receive, ticket, route, served, visit, trace)
             await self._relay.serve(call, receive, send)
         except Refused as refused:
             visit.refuse(refused.status, refused.code)
             raise
         finally:
+            if served.usage is not None:
+                told = served.usage
+                trace.used(told.input, told.cached, served.output_tokens or told.output)
             visit.end(finished=served.outcome is Outcome.FINISHED)
             ticket.end(served, visit)
 
@@ -185,6 +195,7 @@ class Gateway:
         route: Route,
         served: Served,
         visit: Visit,
+        trace: Trace,
     ) -> Call:
         """What is asked for, once all of it is here."""
         content = await self._body(receive)
@@ -199,7 +210,8 @@ class Gateway:
         numbers = (asked.characters, asked.tokens, asked.most)
         wish = Wish(asked.model, asked.stream, *numbers, session)
         headers = headers_for_upstream(scope["headers"], asked.kind)
-        return Call(ticket, wish, asked, route, _target(scope), headers, client, served, visit)
+        path = _target(scope)
+        return Call(ticket, wish, asked, route, path, headers, client, served, visit, trace)
 
     def _refuse_while_draining(self) -> None:
         if self._draining:

@@ -16,6 +16,7 @@ from fairlane.cluster.config import Cluster
 from fairlane.core.types import Outcome, Rejection, Request
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
+from fairlane.door.gen_ai import GenAiMetrics
 from fairlane.door.telemetry import Telemetry
 from fairlane.door.visits import Visit
 from fairlane.gateway.counting import Usage
@@ -147,7 +148,8 @@ class Desk:
         self.ids = itertools.count(1)
         self._policy = policy
         self._shared = shared
-        self._listeners = listeners
+        self._gen_ai = GenAiMetrics(models)
+        self._listeners: list[Callable[[Visit], None]] = [self._gen_ai, *listeners]
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
 
     async def arrive(self, caller: Caller) -> "LocalTicket":
@@ -176,7 +178,8 @@ class Desk:
             raise Refused(403, "operators_only", "This route is for operators.")
         if what == "upstreams":
             return upstreams(self.models)
-        return await self._telemetry.metrics(caller) + metrics(self.models)
+        told = await self._telemetry.metrics(caller)
+        return told + metrics(self.models) + self._gen_ai.text()
 
     def over(self, visit: Visit) -> None:
         """A request is over."""

@@ -17,6 +17,7 @@ from typing import Any
 from fairlane.core.types import Outcome
 from fairlane.door.admission import Refused
 from fairlane.door.answers import Message, Receive, Send, as_headers
+from fairlane.door.tracing import Trace
 from fairlane.door.visits import Visit
 from fairlane.gateway.body import Asked, Dialect, Price, Route
 from fairlane.gateway.counting import Counter, Usage, output_of, usage_of
@@ -66,6 +67,7 @@ class Call:
     client: str
     served: Served
     visit: Visit
+    trace: Trace
     tries: int = 0
     head_sent: bool = False
 
@@ -98,7 +100,7 @@ class Relay:
         """Turn after turn until an upstream answers; errors after the head are events."""
         try:
             while not await self._tried(call, send):
-                pass
+                call.trace.comes_back()
         except (Refused, UpstreamError) as error:
             refused = _as_refused(error)
             if not call.head_sent:
@@ -108,6 +110,7 @@ class Relay:
     async def _tried(self, call: Call, send: Send) -> bool:
         """Wait for a turn and take it; whether that settled the call."""
         call.visit.waits()
+        call.trace.waits()
         name = await self._awaited(call, send)
         call.visit.sent(name)
         upstream = self._upstreams.get(name)
@@ -148,7 +151,8 @@ class Relay:
         call.tries += 1
         last = call.tries >= self._patience.tries
         try:
-            headers = upstream.naming(call.client, call.headers)
+            call.trace.sends(call.visit.upstream, upstream.url, call.wish.model)
+            headers = call.trace.passing(upstream.naming(call.client, call.headers))
             async with await upstream.send(
                 "POST", call.path, headers, call.asked.content
             ) as answer:

@@ -17,6 +17,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.door.access_log import AccessLog
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
+from fairlane.door.tracing import tracing_of
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.desk import AnyDesk, Desk
@@ -135,9 +136,16 @@ def application(
 ) -> Gateway:
     """What serves HTTP; the desk may be in another process."""
     section = config.gateway
+    tracing = tracing_of(config.tracing, "fairlane-gateway", log)
+
+    async def close() -> None:
+        await closes()
+        await tracing.close()
+
     return Gateway(
         door, desk, Relay(upstreams, section.patience), config.routes,
-        most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=closes,
+        most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=close,
+        begins=tracing.begin,
     )  # fmt: skip
 
 

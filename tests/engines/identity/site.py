@@ -205,7 +205,7 @@ class Server:
         access: Access,
         engine: Engine,
         cluster: Cluster | None = None,
-        access_log: str = "",
+        **more: Any,
     ) -> None:
         self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
         self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
@@ -213,7 +213,7 @@ class Server:
         self.now = 1000.0
         config = Configuration(
             cost=LinearCost(cached_price=1 / 8), access=access, cluster=cluster or Cluster(),
-            access_log=access_log,
+            **more,
         )  # fmt: skip
         self.identity = Identity(Application(engine), config, lambda: self.now)
         args = SimpleNamespace(port=next(_PORTS))  # of vLLM's options; another than it listens on
@@ -253,10 +253,10 @@ def running(
     access: Access,
     engine: Engine | None = None,
     cluster: Cluster | None = None,
-    access_log: str = "",
+    **more: Any,
 ) -> Iterator[Server]:
-    """Start a server; it is stopped when the block ends."""
-    server = Server(access, engine or Engine(), cluster, access_log)
+    """Start a server; it is stopped when the block ends. more: of its configuration."""
+    server = Server(access, engine or Engine(), cluster, **more)
     config = uvicorn.Config(
         server,
         "127.0.0.1",

@@ -31,7 +31,9 @@ from fairlane.door.asking import Asking
 from fairlane.door.config import Configuration
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
-from fairlane.door.visits import Visit, Watched
+from fairlane.door.tracing import NoTracing, tracing_of
+from fairlane.door.visits import Visit
+from fairlane.door.watched import Watched
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import (
     CALLER,
@@ -78,6 +80,7 @@ class Identity:
             config.access, self._door.admission, self._ask_schedulers, config.cluster
         )
         self._access_log: AccessLog | None = None
+        self._tracing = NoTracing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's start and end."""
@@ -121,6 +124,7 @@ class Identity:
         if self._config.access_log:
             self._access_log = AccessLog(self._config.access_log, log)
             self._access_log.start()
+        self._tracing = tracing_of(self._config.tracing, "fairlane-vllm", log)
         await set_weights(engine, door.tenants.weights())
         name, servers = self.place(scope["app"], engine)
         door.admission.share(servers)
@@ -144,6 +148,7 @@ class Identity:
             await self.asking.stop()
             await relay.stop()
             await self._telemetry.close()
+        await self._tracing.close()
         access_log, self._access_log = self._access_log, None
         if access_log is not None:
             access_log.close()
@@ -151,20 +156,23 @@ class Identity:
     # -- requests ----------------------------------------------------------------------------
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        visit = Visit.of(scope)
-        if self._access_log is None:
-            await self._answer(scope, receive, send, visit)
+        watched = Watched(send, Visit.of(scope))
+        if self._access_log is None and not self._config.tracing.on:
+            await self._answer(scope, receive, send, watched)
             return
-        watched = Watched(send, visit)
+        visit = watched.visit
         try:
-            await self._answer(scope, receive, watched.send, visit)
+            await self._answer(scope, receive, watched.send, watched)
             visit.hung_up = scope["type"] == "http" and not watched.complete
         finally:
             visit.end(finished=watched.good)
-            if visit.client is not None or visit.code:  # else it asked how the server is
-                self._access_log(visit)
+            watched.trace.used(visit.input_tokens, visit.cached_tokens, visit.output_tokens)
+            watched.trace.end(visit)
+            if self._access_log is not None and (visit.client is not None or visit.code):
+                self._access_log(visit)  # others ask how the server is
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, watched: Watched) -> None:
+        visit = watched.visit
         caller: Caller | None = None
         try:
             if self._weights is not None:
@@ -172,8 +180,12 @@ class Identity:
             caller = self._caller(scope)
             if caller is not None:
                 caller.visit, visit.client = visit, caller.client
-            if caller is not None and caller.client is not None and _counts(scope):
-                await self._door.arrive(caller)
+            if caller is not None and _counts(scope):
+                if scope["type"] == "http":
+                    watched.trace = self._tracing.begin(visit, scope["headers"])
+                    scope = {**scope, "headers": watched.trace.passing(scope["headers"])}
+                if caller.client is not None:
+                    await self._door.arrive(caller)
         except Refused as refused:
             visit.refuse(refused.status, refused.code)
             await self._refuse(scope, receive, send, refused, caller)
