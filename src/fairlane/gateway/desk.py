@@ -146,7 +146,7 @@ class Desk:
         self.cached_part = cached_part
         self.estimates = Estimates()
         self.ids = itertools.count(1)
-        self._policy = policy
+        self.policy = policy
         self._shared = shared
         self._gen_ai = GenAiMetrics(models)
         self._listeners: list[Callable[[Visit], None]] = [self._gen_ai, *listeners]
@@ -194,7 +194,7 @@ class Desk:
         return [self._snapshot(pool) for _, pool in pools_of(self.models)]
 
     def _snapshot(self, pool: Pool) -> dict[str, Any]:
-        found = {"policy": self._policy, **pool.books.snapshot()}
+        found = {"policy": self.policy, **pool.books.snapshot()}
         if self._shared is not None:
             found["cluster"] = self._shared.report(pool)
         return found

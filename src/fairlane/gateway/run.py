@@ -95,6 +95,17 @@ class Running:
         if self._access_log is not None:
             self._access_log.close()
 
+    def change_scheduler(self, name: str) -> None:
+        """From now on another scheduler decides, with its defaults, over who waits here, too.
+
+        Raises FairlaneError for one that cannot.
+        """
+        if self.shared is not None:
+            raise FairlaneError("gateways that share charges keep their scheduler: restart them")
+        self.config = self.config.with_scheduler(name)
+        self.fleet.change_policy(self.config.policy)
+        self.desk.policy = self.config.scheduler.name
+
     @property
     def live(self) -> int:
         """How many requests wait or run."""
