@@ -178,6 +178,10 @@ class Configuration:
             )
         if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
             raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
+        if not self.cluster.ranks and self.HAS_UPSTREAMS:
+            raise FairlaneError(
+                "[cluster] ranks is for a vLLM server; a gateway has none; remove it"
+            )
         if self.cluster.hub == RAY and self.HAS_UPSTREAMS:
             raise FairlaneError(
                 '[cluster] hub: "ray" is for replicas in a Ray cluster; a gateway needs a server'
