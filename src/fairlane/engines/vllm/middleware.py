@@ -45,7 +45,7 @@ from fairlane.engines.vllm.relay import Relay, server_name
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
 
 log = logging.getLogger("vllm.fairlane")
-_ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
 _RANK = b"x-data-parallel-rank"  # picks an engine, and with it a queue
 _PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
@@ -208,26 +208,9 @@ class Identity:
         else:
             if not caller.operator:
                 scope = _without_rank(scope)
-            await self._app(scope, receive, self._answering(scope, receive, send, caller))
-
-    def _answering(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> Send:
-        """`send` that adds what is left of the limits, and answers for the engine's door."""
-        replaced = False
-
-        async def answering(message: Message) -> None:
-            nonlocal replaced
-            if message["type"] == "http.response.start":
-                headers = self._door.rate_headers(caller)
-                if caller.refused is not None:
-                    replaced = True
-                    refusing = partial(_refusal, caller.refused, headers)
-                    await answer_itself(refusing, scope, receive, send)
-                    return
-                message["headers"] = [*message.get("headers", ()), *as_headers(headers)]
-            if not replaced:
-                await send(message)
-
-        return answering
+            headers = partial(self._door.rate_headers, caller)
+            answering = answer_refusals(scope, receive, send, lambda: caller.refused, headers)
+            await self._app(scope, receive, answering)
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refused: Refused, caller: Caller | None
@@ -239,7 +222,7 @@ class Identity:
             await answer_itself(partial(_refusal, refused, headers), scope, receive, send)
 
     async def _ask_schedulers(self) -> list[Any]:
-        return await ask_engine(self._engine, "fairlane_snapshot", timeout_s=_ANSWER_S)
+        return await ask_engine(self._engine, "fairlane_snapshot", timeout_s=ANSWER_S)
 
     # -- tenants -----------------------------------------------------------------------------
 
@@ -260,6 +243,34 @@ async def answer_itself(app: App, scope: Scope, receive: Receive, send: Send) ->
         if any(base.__name__ == "CORSMiddleware" for base in getattr(kind, "__mro__", ())):
             app = kind(app, *arguments, **options)
     await app(scope, receive, send)
+
+
+def answer_refusals(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    refused: Callable[[], Refused | None],
+    headers: Callable[[], Mapping[str, str]],
+) -> Send:
+    """`send` that answers in the server's place once a request is refused, and adds headers.
+
+    Both are asked when an answer begins.
+    """
+    replaced = False
+
+    async def answering(message: Message) -> None:
+        nonlocal replaced
+        if message["type"] == "http.response.start":
+            more, why = headers(), refused()
+            if why is not None:
+                replaced = True
+                await answer_itself(partial(_refusal, why, more), scope, receive, send)
+                return
+            message["headers"] = [*message.get("headers", ()), *as_headers(more)]
+        if not replaced:
+            await send(message)
+
+    return answering
 
 
 async def _refusal(
