@@ -81,7 +81,7 @@ def test_each_sees_its_own_and_the_metrics_are_there(server: Server) -> None:
     assert status == 200
     assert "bob" not in json.loads(body)["clients"]
     _, _, metrics = server.request("GET", "/metrics", key=KEYS["root"])
-    assert 'fairlane_admissions_total{client="bob"} 2.0' in metrics
+    assert 'fairlane_client_admissions_total{client="bob"} 2.0' in metrics
 
 
 def test_a_refusal_says_when_to_come_again(server: Server) -> None:
