@@ -109,10 +109,10 @@ export class Changes {
         write(revoke, "Revoke it now");
         return;
       }
-      if (await this._change({ do: "revoke_key", key_id: one.key_id }, "The key is revoked.")) this._list();
+      if (await this._change({ do: "revoke_key", key_id: one.id }, "The key is revoked.")) this._list();
     } }, "Revoke");
     const added = one.added ? el("span", { class: "note" }, `added ${shown(one.added)}`) : "";
-    return el("li", {}, el("code", {}, shown(one.key_id)), added, revoke);
+    return el("li", {}, el("code", {}, shown(one.id)), added, revoke);
   }
 
   async _add() {

@@ -10,12 +10,12 @@ const styles = getComputedStyle(document.documentElement);
 const colour = (name) => canvasColour(styles.getPropertyValue(name).trim());
 
 /** Whether it is dark now: the canvas cannot follow light-dark() by itself. */
-const dark = () => styles.colorScheme === "dark"
+export const isDark = () => styles.colorScheme === "dark"
   || (styles.colorScheme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
 
 function canvasColour(value) {
   const both = /^light-dark\(([^,]+),\s*([^)]+)\)$/.exec(value);
-  return both ? both[dark() ? 2 : 1].trim() : value;
+  return both ? both[isDark() ? 2 : 1].trim() : value;
 }
 
 /** The distance between labels of the time axis: two to five of them. */
@@ -45,7 +45,7 @@ export class Chart {
       height: Math.max(60, container.clientHeight),
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
-      padding: [8, 6, 0, 0],
+      padding: [8, 16, 0, 0],
       scales: {
         x: { time: true, range: (_, low, high) => [(high ?? 1) - this.span, high ?? 1] },
         y: { range: (_, low, high) => [0, Math.max(highest, 1.08 * (high ?? 0))] },
@@ -91,7 +91,7 @@ export class Chart {
     return {
       stroke: () => colour(one.colour),
       fill: one.fill || this.stacked ? () => `${colour(one.colour)}${this.stacked ? "d9" : "2b"}` : undefined,
-      width: this.stacked ? 1 : 1.75,
+      width: this.stacked ? 0 : 1.75,
       dash: one.dash,
       points: { show: false },
       spanGaps: false,

@@ -123,7 +123,7 @@ export class Details {
     const row = this.client === null ? null : this.model.rows.get(this.client);
     if (!row) return;
     this._facts(row);
-    const span = this.model.length * this.model.hello.period_s;
+    const { span } = this.model;
     CHARTS.forEach(({ title, columns, options }, i) => {
       const [chart, legend] = this.charts[i];
       const values = columns.map((column) => this.past[column]);
@@ -140,7 +140,7 @@ export class Details {
     const refused = Object.entries(row.rejected ?? {}).filter(([, n]) => n);
     const facts = [
       ["Weight", number(row.weight)],
-      ["Share of", `${percent(this.model.lately(row))} of ${percent(row.entitlement)}`],
+      ["Share and entitlement", `${percent(this.model.lately(row))} of ${percent(row.entitlement)}`],
       ["Service in all", number(row.service)],
       ["Requests", number(row.requests)],
       ["Waiting", `${number(row.queued + (row.waiting ?? 0))}, oldest ${seconds(row.oldest_s)}`],

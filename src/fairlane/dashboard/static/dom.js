@@ -53,6 +53,7 @@ export const percent = (part) =>
 /** 850 ms, 3.2 s, 4 min 10 s. */
 export function seconds(value) {
   if (!known(value)) return NONE;
+  if (value === 0) return "0 s";
   if (value < 1) return `${Math.round(1000 * value)} ms`;
   if (value < 100) return `${value.toFixed(1)} s`;
   return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;

@@ -1,6 +1,6 @@
 // The page: signs in, follows the stream, draws what came.
 
-import { chartWithLegend } from "./charts.js";
+import { chartWithLegend, isDark } from "./charts.js";
 import { Details } from "./details.js";
 import { by, count, el, named, number, seconds, shown, write } from "./dom.js";
 import { Model } from "./model.js";
@@ -25,7 +25,8 @@ let charts = null;
 const LINES = {
   difference: {
     series: [
-      { label: "difference now", colour: "--c0", fill: true, name: "now" },
+      { label: "now", colour: "--c0", fill: true, name: "now" },
+      { label: "largest so far", colour: "--c2", name: "observed" },
       { label: "must stay under", colour: "--limit", dash: [6, 4], name: "bound" },
     ],
   },
@@ -58,27 +59,21 @@ function makeCharts() {
 function drawLines(id) {
   const [chart, legend] = charts[id];
   const { series, format = number } = LINES[id];
-  const from = model.times.points.findIndex((at) => at === at);
-  const points = (name) => Array.from(model.overall[name].points.subarray(from), (value) =>
-    (value === value ? value : null));
-  const values = series.map(({ name }) => points(name));
+  const values = series.map(({ name }) => model.overall[name].list(model.from));
   const now = values.map((one) => one.at(-1) ?? null);
   const told = series.map(({ label }, i) => `${label} ${format(now[i])}`).join(", ");
-  chart.set(Array.from(model.times.points.subarray(from)), values,
-    model.length * model.hello.period_s, `${by(`${id}-title`).textContent}: ${told}`);
+  chart.set(model.times.list(model.from), values, model.span, `${by(`${id}-title`).textContent}: ${told}`);
   legend.set(series.map((one, i) => ({ ...one, value: now[i] })));
 }
 
 function drawVerdict() {
-  const { difference, policy } = model.frame;
-  const { bound } = model;
-  by("difference-card").hidden = difference?.now === undefined || difference.now === null;
+  const { now, observed, bound } = model.frame.difference;
+  by("difference-card").hidden = now === null && observed === null;
   const verdict = by("verdict");
-  const within = bound === null ? null : (difference?.observed ?? 0) <= bound;
+  const within = bound === null ? null : observed <= bound;
   verdict.className = `verdict ${within === null ? "" : within ? "good" : "bad"}`;
-  write(verdict, within === null
-    ? `no bound under ${policy}; ${number(difference?.observed)} so far`
-    : `${within ? "within" : "over"} its bound: ${number(difference.observed)} so far, of at most ${number(bound)}`);
+  write(verdict, within === null ? "there is no bound here"
+    : `${number(observed)} so far, ${within ? "within" : "over"} the bound of ${number(bound)}`);
 }
 
 function drawFacts() {
@@ -111,11 +106,11 @@ function show(board) {
   if (board && !charts) makeCharts();
 }
 
-function say(state) {
+function say(state, why) {
   const link = by("link");
   link.dataset.state = state === "live" ? "live" : "lost";
   const retry = typeof state === "number";
-  write(link, retry ? `Connection lost. Trying again in ${count(state, "second")}`
+  write(link, retry ? `${why || "Connection lost."} Trying again in ${count(state, "second")}`
     : state === "live" ? (paused ? "Paused" : "Live") : "Connecting");
 }
 
@@ -174,6 +169,7 @@ by("pause").onclick = () => {
 
 function dress(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
+  write(by("theme"), isDark() ? "Light" : "Dark");
   for (const [chart, legend] of Object.keys(LINES).map((id) => charts?.[id] ?? [])) {
     chart?.redraw();
     legend?.redraw();
@@ -184,9 +180,7 @@ function dress(theme) {
 }
 
 by("theme").onclick = () => {
-  const darkNow = document.documentElement.dataset.theme === "dark"
-    || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  const theme = darkNow ? "light" : "dark";
+  const theme = isDark() ? "light" : "dark";
   sessionStorage.setItem(THEME, theme);
   dress(theme);
 };

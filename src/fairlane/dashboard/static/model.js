@@ -21,14 +21,24 @@ class Series {
     this.points.set(kept.map((value) => value ?? NaN), this.points.length - kept.length);
   }
 
-  sum(last = this.points.length) {
-    let sum = 0;
-    for (const value of this.points.subarray(-last)) if (value === value) sum += value;
-    return sum;
+  /** Of what is known. */
+  sum() {
+    return this.points.reduce((sum, value) => sum + (value || 0), 0);
+  }
+
+  /** Of what is known; null where nothing is. */
+  mean() {
+    const known = this.points.filter((value) => value === value);
+    return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+  }
+
+  /** From the index `from` on, as charts take them: null where nothing is known. */
+  list(from) {
+    return Array.from(this.points.subarray(from), (value) => (value === value ? value : null));
   }
 }
 
-const OVERALL = ["total", "now", "bound", "queued", "running", "p50", "p99"];
+const OVERALL = ["total", "now", "observed", "bound", "queued", "running", "p50", "p99"];
 
 /** Everything that the stream said. */
 export class Model {
@@ -44,6 +54,7 @@ export class Model {
     this.times.fill(history.t);
     this.overall = Object.fromEntries(OVERALL.map((name) => [name, new Series(this.length)]));
     for (const name of OVERALL) this.overall[name].fill(history[name] ?? []);
+    this.shares = new Map();
     this.rates = new Map();
     for (const [client, values] of Object.entries(history.clients ?? {})) {
       const series = new Series(this.length);
@@ -56,16 +67,20 @@ export class Model {
   take(frame) {
     this.frame = frame;
     for (const row of frame.clients) {
-      const named = Array.isArray(row)
-        ? Object.fromEntries(this.columns.map((column, i) => [column, row[i]]))
-        : row;
+      const named = Object.fromEntries(this.columns.map((column, i) => [column, row[i]]));
       this.rows.set(named.client, named);
     }
-    for (const client of frame.gone ?? []) {
-      this.rows.delete(client);
-      this.rates.delete(client);
+    for (const client of frame.full ? this._missing(frame) : frame.gone) {
+      for (const known of [this.rows, this.rates, this.shares]) known.delete(client);
     }
     this._note(frame);
+  }
+
+  /** Those that a frame of everyone does not name. */
+  _missing(frame) {
+    const at = this.columns.indexOf("client");
+    const named = new Set(frame.clients.map((row) => row[at]));
+    return [...this.rows.keys()].filter((client) => !named.has(client));
   }
 
   _note(frame) {
@@ -73,6 +88,10 @@ export class Model {
     for (const [client, row] of this.rows) {
       if (!this.rates.has(client)) this.rates.set(client, new Series(this.length));
       this.rates.get(client).push(row.rate);
+      if (!this.shares.has(client)) {
+        this.shares.set(client, new Series(Math.round(LATELY_S / this.hello.period_s)));
+      }
+      this.shares.get(client).push(row.share);
     }
     const top = this.members(null);
     const sum = (column) => top.reduce((all, row) => all + (row[column] ?? 0), 0);
@@ -82,16 +101,20 @@ export class Model {
     overall.total.push(sum("rate"));
     overall.queued.push(sum("queued") + sum("waiting"));
     overall.running.push(sum("running"));
-    overall.now.push(frame.difference?.now);
-    overall.bound.push(this.bound);
+    for (const name of ["now", "observed", "bound"]) overall[name].push(frame.difference[name]);
     overall.p50.push(served[Math.floor(served.length / 2)]?.ttft_p50);
     overall.p99.push(worst < 0 ? null : worst);
   }
 
-  /** What the largest difference must stay under, or null. */
-  get bound() {
-    const difference = this.frame?.difference;
-    return difference?.at_most ?? difference?.bound ?? null;
+  /** How many points of the past are not known: before them is nothing to draw. */
+  get from() {
+    return this.times.points.findIndex((at) => at === at);
+  }
+
+  /** Seconds that charts span: what is known, a minute at least, the whole past at most. */
+  get span() {
+    const known = this.times.points.at(-1) - this.times.points[this.from];
+    return Math.min(this.length * this.hello.period_s, Math.max(60, known));
   }
 
   /** The rows of a group's members; of null those that are in no group. */
@@ -100,11 +123,15 @@ export class Model {
       group === null ? !this.rows.has(row.parent) : row.parent === group);
   }
 
-  /** Part of its siblings' service that a client got lately; null while nobody is served. */
+  /** Rows of clients, without those of groups. */
+  get leaves() {
+    const groups = new Set(Array.from(this.rows.values(), (row) => row.parent));
+    return [...this.rows.values()].filter((row) => !groups.has(row.client));
+  }
+
+  /** Part of all service that a client got lately; null while nobody is served. */
   lately(row) {
-    const last = Math.max(1, Math.round(LATELY_S / this.hello.period_s));
-    const all = this.overall.total.sum(last);
-    return all > 0 ? (this.rates.get(row.client)?.sum(last) ?? 0) / all : null;
+    return this.shares.get(row.client)?.mean() ?? null;
   }
 
   /** Whether a client waits and gets clearly less than it is entitled to. */

@@ -138,7 +138,7 @@ export class Panels {
   }
 
   _waiters(model) {
-    const leaves = [...model.rows.values()].filter((row) => row.oldest_s !== null);
+    const leaves = model.leaves.filter((row) => row.oldest_s !== null);
     leaves.sort((a, b) => b.oldest_s - a.oldest_s || (a.client < b.client ? -1 : 1));
     const longest = leaves[0]?.oldest_s || 1;
     this.waiters.draw(leaves.slice(0, MOST).map((row) =>

@@ -26,15 +26,15 @@ export class ServiceChart {
       this._choose();
     }
     write(by("service-title"), group === null ? "Service by tenant" : `Service in ${shown(group)}`);
-    const from = model.times.points.findIndex((at) => at === at);
-    const times = Array.from(model.times.points.subarray(from));
+    const { from } = model;
+    const times = model.times.list(from);
     const values = this.slots.map((path) => this._points(path, from, times.length));
     const all = group === null ? model.overall.total.points.subarray(from) : this._sum(from, times.length);
     const others = times.map((_, i) =>
       Math.max(0, (all[i] || 0) - values.reduce((sum, points) => sum + points[i], 0)));
     const newest = this.slots.filter((path) => path !== null)
       .map((path) => `${shown(path)} ${number(model.rows.get(path)?.rate)}`);
-    this.chart.set(times, [others, ...values], model.length * model.hello.period_s,
+    this.chart.set(times, [others, ...values], model.span,
       `Service a second by tenant: ${newest.join(", ") || "none"}`);
     this._label(others.at(-1) ?? 0);
   }

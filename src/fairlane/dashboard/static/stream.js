@@ -62,7 +62,7 @@ async function* events(response, heard) {
 /** Follow the stream until stop() is called, and come back by itself when it breaks off.
  *
  *  on.hello, on.frame: what came. on.state: "connecting", "live", or the seconds until the next
- *  try. on.refused: the key does not do; nothing more will come. */
+ *  try and what the server said. on.refused: the key does not do; nothing more will come. */
 export function follow(path, key, on) {
   let stopped = false;
   let abort = new AbortController();
@@ -105,6 +105,7 @@ export function follow(path, key, on) {
     };
     while (!stopped) {
       on.state("connecting");
+      let why = "";
       try {
         await once();
       } catch (error) {
@@ -112,11 +113,12 @@ export function follow(path, key, on) {
           if (!stopped) on.refused(error);
           return;
         }
+        if (error instanceof Refused) why = error.message;
         if (!(error instanceof Refused || error instanceof Lost)) throw error; // this page's fault
       }
       if (stopped) return;
       for (let left = Math.round(wait); left > 0 && !stopped; left -= 1) {
-        on.state(left);
+        on.state(left, why);
         await new Promise((resolve) => {
           const timer = setTimeout(resolve, 1000);
           wake = () => (clearTimeout(timer), resolve());

@@ -3,7 +3,7 @@
 
 import { bar, by, count, el, named, number, percent, seconds, shown, write } from "./dom.js";
 
-const ROWS = 25;
+const ROWS = 20;
 const REORDER_S = 5; // those who are served alike would change places every second
 
 const waits = (row) => (row.queued ?? 0) + (row.waiting ?? 0);
@@ -89,13 +89,17 @@ export class Table {
         this.rows.delete(path);
       }
     }
+    const widest = Math.max(0, ...paths.flatMap((path) => {
+      const row = this.model.rows.get(path);
+      return [this.model.lately(row) ?? 0, row.entitlement ?? 0];
+    }));
     paths.forEach((path, i) => {
       if (!this.rows.has(path)) this.rows.set(path, this._row(path));
       const row = this.rows.get(path);
       if (this.body.children[i] !== row.element) {
         this.body.insertBefore(row.element, this.body.children[i] ?? null);
       }
-      row.draw(this.model.rows.get(path));
+      row.draw(this.model.rows.get(path), 1.1 * widest || 1);
     });
     this._notes(paths.length, pages);
   }
@@ -169,12 +173,12 @@ export class Table {
     const text = el("span", { class: "of" });
     const cells = COLUMNS.slice(1).map((column) => el("td", { class: column.id }));
     cells[1].append(gauge.element, text);
-    const draw = (row) => {
+    const draw = (row, full) => { // full: the part at which a gauge is full
       const share = this.model.lately(row);
       const due = row.entitlement;
-      const words = due === null || due === undefined
+      const words = due === null
         ? percent(share) : `${percent(share)} of ${percent(due)}`;
-      gauge.set(share, due, words);
+      gauge.set(share / full, due === null ? null : due / full, words);
       write(text, words);
       note.hidden = !this.model.behind(row);
       COLUMNS.slice(1).forEach((column, i) => {
