@@ -46,9 +46,13 @@ export function number(value) {
   return Math.abs(value) >= 100 ? whole.format(value) : few.format(value);
 }
 
-/** A part of the whole: 12.3%. */
+/** What changes every second: with one digit after the point, so that it keeps its width. */
+export const rate = (value) =>
+  known(value) && value > 0 && value < 100 ? value.toFixed(1) : number(value);
+
+/** A part of the whole: 12.3%, small ones 0.12%. */
 export const percent = (part) =>
-  known(part) ? `${(100 * part).toFixed(part >= 0.9995 ? 0 : 1)}%` : NONE;
+  known(part) ? `${(100 * part).toFixed(part >= 0.9995 ? 0 : part > 0 && part < 0.01 ? 2 : 1)}%` : NONE;
 
 /** 850 ms, 3.2 s, 4 min 10 s. */
 export function seconds(value) {

@@ -1,7 +1,7 @@
-// The service of each tenant a second, stacked: those with most of it by name, the rest together.
+// The service of each tenant a second, stacked: those with most of it by name, all others above.
 
 import { chartWithLegend } from "./charts.js";
-import { by, number, shown, write } from "./dom.js";
+import { by, rate, shown, write } from "./dom.js";
 
 const SLOTS = 12;
 const CHOOSE_S = 10; // how long the named ones stay at least
@@ -11,8 +11,9 @@ export class ServiceChart {
   constructor(open) {
     this.open = open;
     this.series = Array.from({ length: SLOTS }, (_, i) => ({ label: "", colour: `--c${i}` }));
-    this.series.unshift({ label: "others", colour: "--others" });
-    [this.chart, this.legend] = chartWithLegend("service", { series: this.series, stacked: true });
+    this.series.push({ label: "others", colour: "--others" });
+    [this.chart, this.legend] = chartWithLegend("service", {
+      series: this.series, stacked: true, format: rate });
     this.slots = new Array(SLOTS).fill(null);
     this.chosen = 0;
     this.model = null;
@@ -33,18 +34,18 @@ export class ServiceChart {
     const others = times.map((_, i) =>
       Math.max(0, (all[i] || 0) - values.reduce((sum, points) => sum + points[i], 0)));
     const newest = this.slots.filter((path) => path !== null)
-      .map((path) => `${shown(path)} ${number(model.rows.get(path)?.rate)}`);
-    this.chart.set(times, [others, ...values], model.span,
+      .map((path) => `${shown(path)} ${rate(model.rows.get(path)?.rate)}`);
+    this.chart.set(times, [...values, others], model.span,
       `Service a second by tenant: ${newest.join(", ") || "none"}`);
     this._label(others.at(-1) ?? 0);
   }
 
   _label(others) {
-    this.slots.forEach((path, i) => { this.series[i + 1].label = path ?? ""; });
-    const named_ = this.series.slice(1).filter((one) => one.label).map((one) => ({
+    this.slots.forEach((path, i) => { this.series[i].label = path ?? ""; });
+    const named_ = this.series.slice(0, SLOTS).filter((one) => one.label).map((one) => ({
       ...one, value: this.model.rows.get(one.label)?.rate ?? 0, open: () => this.open(one.label) }));
     const rest = this.model.members(this.group).length > named_.length
-      ? [{ ...this.series[0], value: others }] : [];
+      ? [{ ...this.series[SLOTS], value: others }] : [];
     this.legend.set([...named_, ...rest]);
   }
 

@@ -1,7 +1,7 @@
 // The table of tenants: sorts, searches, opens groups. Only the rows of one page are in the
 // document, and they stand still while the pointer or the keyboard is among them.
 
-import { bar, by, count, el, named, number, percent, seconds, shown, write } from "./dom.js";
+import { bar, by, count, el, named, number, percent, rate, seconds, shown, write } from "./dom.js";
 
 const ROWS = 20;
 const REORDER_S = 5; // those who are served alike would change places every second
@@ -14,7 +14,7 @@ const COLUMNS = [
   { id: "client", label: "Tenant", by: (row) => row.client, up: true },
   { id: "weight", label: "Weight", by: (row) => row.weight, write: number },
   { id: "share", label: "Share and entitlement", by: (row, model) => model.lately(row) },
-  { id: "rate", label: "Service/s", by: (row) => row.rate, write: number },
+  { id: "rate", label: "Service/s", by: (row) => row.rate, write: rate },
   { id: "running", label: "Running", by: (row) => row.running, write: number },
   { id: "waits", label: "Waiting", by: waits, write: number },
   { id: "oldest", label: "For", title: "How long its oldest request has waited",
@@ -23,8 +23,8 @@ const COLUMNS = [
     by: (row) => row.ttft_p50, write: seconds },
   { id: "p99", label: "TTFT p99", title: "Time to first token: one in a hundred waits longer",
     by: (row) => row.ttft_p99, write: seconds },
-  { id: "input", label: "In tok/s", by: (row) => row.input_rate, write: number },
-  { id: "output", label: "Out tok/s", by: (row) => row.output_rate, write: number },
+  { id: "input", label: "In tok/s", by: (row) => row.input_rate, write: rate },
+  { id: "output", label: "Out tok/s", by: (row) => row.output_rate, write: rate },
   { id: "requests", label: "Requests", by: (row) => row.requests, write: number },
   { id: "refused", label: "Refused", by: refused, write: number },
   { id: "service", label: "Service", title: "Service in all", by: (row) => row.service,
