@@ -35,7 +35,7 @@ def fetch(into: Path) -> dict[str, bytes]:
     """The contents of FILES, as npm fetched and checked them."""
     for name in ("package.json", "package-lock.json", ".npmrc"):
         shutil.copy(HERE / name, into)
-    subprocess.run(["npm", "ci", "--silent"], cwd=into, check=True)
+    subprocess.run(["npm", "ci", "--loglevel=error"], cwd=into, check=True)
     return {name: (into / "node_modules" / path).read_bytes() for name, path in FILES.items()}
 
 
