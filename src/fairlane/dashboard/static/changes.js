@@ -34,11 +34,11 @@ export class Changes {
       } }, el("div", { class: "fields" }, ...fields),
       el("button", { type: "submit", class: "first" }, "Save")),
       this.told,
-      el("h3", {}, "API keys"),
-      this.keys,
-      el("button", { type: "button", onclick: () => this._add() }, "New key"),
-      this.fresh);
-    this._list();
+      el("details", { ontoggle: () => this._list() }, // asked for by those who want to see them
+        el("summary", {}, "API keys"),
+        this.keys,
+        el("button", { type: "button", onclick: () => this._add() }, "New key"),
+        this.fresh));
   }
 
   _field(name, label, value, step) {
@@ -81,7 +81,8 @@ export class Changes {
     const change = {
       do: "set",
       ...(changed("weight") ? { weight: value("weight") } : {}),
-      ...(limits.length ? { limits: Object.fromEntries(limits.map((name) => [name, value(name)])) } : {}),
+      ...(limits.length
+        ? { limits: Object.fromEntries(limits.map((name) => [name, value(name)])) } : {}),
     };
     if (Object.keys(change).length === 1) {
       write(this.told, "Nothing is changed.");
@@ -98,7 +99,7 @@ export class Changes {
       this.keys.replaceChildren(...keys.map((one) => this._known(one)));
       if (!keys.length) this.keys.replaceChildren(el("li", { class: "nothing" }, "It has none."));
     } catch (error) {
-      write(this.told, error.message);
+      this.keys.replaceChildren(el("li", { class: "error" }, error.message));
     }
   }
 
@@ -109,7 +110,8 @@ export class Changes {
         write(revoke, "Revoke it now");
         return;
       }
-      if (await this._change({ do: "revoke_key", key_id: one.id }, "The key is revoked.")) this._list();
+      const change = { do: "revoke_key", key_id: one.id };
+      if (await this._change(change, "The key is revoked.")) this._list();
     } }, "Revoke");
     const added = one.added ? el("span", { class: "note" }, `added ${shown(one.added)}`) : "";
     return el("li", {}, el("code", {}, shown(one.id)), added, revoke);
@@ -118,7 +120,8 @@ export class Changes {
   async _add() {
     const made = await this._change({ do: "add_key" }, "A key is added.");
     if (!made) return;
-    const text = el("input", { id: "new-key", readonly: true, value: made.key, spellcheck: "false" });
+    const text = el("input", {
+      id: "new-key", readonly: true, value: made.key, spellcheck: "false" });
     const copy = el("button", { type: "button", onclick: async () => {
       text.select();
       try {

@@ -88,9 +88,10 @@ export class Chart {
   }
 
   _line(one) {
+    const opaque = this.stacked ? "d9" : one.fill ? "2b" : "";
     return {
       stroke: () => colour(one.colour),
-      fill: one.fill || this.stacked ? () => `${colour(one.colour)}${this.stacked ? "d9" : "2b"}` : undefined,
+      fill: opaque ? () => `${colour(one.colour)}${opaque}` : undefined,
       width: this.stacked ? 0 : 1.75,
       dash: one.dash,
       points: { show: false },

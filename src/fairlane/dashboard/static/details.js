@@ -129,24 +129,28 @@ export class Details {
       const values = columns.map((column) => this.past[column]);
       const now = values.map((points) => points.at(-1) ?? null);
       const format = options.format ?? number;
-      const told = options.series.map((one, j) => `${one.label} ${format(now[j])}`).join(", ");
-      chart.set(this.past.t, values, span, `${title} of ${shown(this.client)}: now ${told}`);
+      const told = options.series.map((one, j) => `${one.label} ${format(now[j])}`);
+      const summary = `${title} of ${shown(this.client)}: now ${told.join(", ")}`;
+      chart.set(this.past.t, values, span, summary);
       legend.set(options.series.map((one, j) => ({ ...one, value: now[j] })));
     });
   }
 
   _facts(row) {
-    const limits = Object.entries(row.limits ?? {}).filter(([, limit]) => limit !== null);
-    const refused = Object.entries(row.rejected ?? {}).filter(([, n]) => n);
+    const listed = (things, write_) =>
+      Object.entries(things).filter(([, n]) => n).map(write_).join(", ") || "none";
+    const limit = ([name, most]) => `${number(most)} ${LIMITS[name] ?? name}`;
+    const reason = ([name, n]) => `${number(n)} ${name.replaceAll("_", " ")}`;
     const facts = [
       ["Weight", number(row.weight)],
-      ["Share and entitlement", `${percent(this.model.lately(row))} of ${percent(row.entitlement)}`],
+      ["Share and entitlement",
+        `${percent(this.model.lately(row))} of ${percent(row.entitlement)}`],
       ["Service in all", number(row.service)],
       ["Requests", number(row.requests)],
       ["Waiting", `${number(row.queued + (row.waiting ?? 0))}, oldest ${seconds(row.oldest_s)}`],
       ["First token", `${seconds(row.ttft_p50)} p50, ${seconds(row.ttft_p99)} p99`],
-      ["Limits", limits.map(([name, limit]) => `${number(limit)} ${LIMITS[name] ?? name}`).join(", ") || "none"],
-      ["Refused", refused.map(([reason, n]) => `${number(n)} ${reason.replaceAll("_", " ")}`).join(", ") || "none"],
+      ["Limits", listed(row.limits, limit)],
+      ["Refused", listed(row.rejected, reason)],
     ];
     for (const [name, text] of facts) {
       if (!this.about.has(name)) {

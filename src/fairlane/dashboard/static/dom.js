@@ -51,8 +51,11 @@ export const rate = (value) =>
   known(value) && value > 0 && value < 100 ? value.toFixed(1) : number(value);
 
 /** A part of the whole: 12.3%, small ones 0.12%. */
-export const percent = (part) =>
-  known(part) ? `${(100 * part).toFixed(part >= 0.9995 ? 0 : part > 0 && part < 0.01 ? 2 : 1)}%` : NONE;
+export function percent(part) {
+  if (!known(part)) return NONE;
+  const digits = part >= 0.9995 ? 0 : part > 0 && part < 0.01 ? 2 : 1;
+  return `${(100 * part).toFixed(digits)}%`;
+}
 
 /** 850 ms, 3.2 s, 4 min 10 s. */
 export function seconds(value) {

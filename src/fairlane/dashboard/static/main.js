@@ -11,6 +11,7 @@ import { ServiceChart } from "./service.js";
 
 const KEY = "fairlane-key"; // in sessionStorage: gone with the tab
 const THEME = "fairlane-theme";
+const WHY = "fairlane-signed-out"; // why, if the server did it
 
 let stop = () => {};
 let model = null;
@@ -62,18 +63,20 @@ function drawLines(id) {
   const values = series.map(({ name }) => model.overall[name].list(model.from));
   const now = values.map((one) => one.at(-1) ?? null);
   const told = series.map(({ label }, i) => `${label} ${format(now[i])}`).join(", ");
-  chart.set(model.times.list(model.from), values, model.span, `${by(`${id}-title`).textContent}: ${told}`);
+  const title = by(`${id}-title`).textContent;
+  chart.set(model.times.list(model.from), values, model.span, `${title}: ${told}`);
   legend.set(series.map((one, i) => ({ ...one, value: now[i] })));
 }
 
 function drawVerdict() {
-  const { now, observed, bound } = model.frame.difference;
+  const { now, observed, bound, at_most: most } = model.frame.difference;
   by("difference-card").hidden = now === null && observed === null;
   const verdict = by("verdict");
   const within = bound === null ? null : observed <= bound;
   verdict.className = `verdict ${within === null ? "" : within ? "good" : "bad"}`;
-  write(verdict, within === null ? "there is no bound here"
+  write(verdict, within === null ? `no guarantee is known here; it was never above ${number(most)}`
     : `${number(observed)} so far, ${within ? "within" : "over"} the bound of ${number(bound)}`);
+  LINES.difference.series[2].label = within === null ? "never above" : "must stay under";
 }
 
 function drawFacts() {
@@ -131,23 +134,24 @@ function start() {
       draw();
     },
     state: say,
-    refused(error) {
-      const had = key() !== null;
-      signOut(had ? error.message : "");
-    },
+    refused: (error) => signOut(key() === null ? "" : error.message),
   });
 }
 
+/** Forget the key, and all that was seen with it. */
 function signOut(why = "") {
   stop();
   sessionStorage.removeItem(KEY);
-  model = null;
-  details.close();
+  sessionStorage.setItem(WHY, why);
+  if (model === null) askForKey();
+  else location.reload();
+}
+
+function askForKey() {
   show(false);
   write(by("link"), "");
-  by("facts").replaceChildren();
-  write(by("sign-in-error"), why);
-  by("key").value = "";
+  write(by("sign-in-error"), sessionStorage.getItem(WHY) ?? "");
+  sessionStorage.removeItem(WHY);
   by("key").focus();
 }
 

@@ -55,6 +55,7 @@ export class Model {
     this.overall = Object.fromEntries(OVERALL.map((name) => [name, new Series(this.length)]));
     for (const name of OVERALL) this.overall[name].fill(history[name] ?? []);
     this.shares = new Map();
+    this.waited = new Map(); // how many frames in a row a client had requests waiting
     this.rates = new Map();
     for (const [client, values] of Object.entries(history.clients ?? {})) {
       const series = new Series(this.length);
@@ -71,7 +72,9 @@ export class Model {
       this.rows.set(named.client, named);
     }
     for (const client of frame.full ? this._missing(frame) : frame.gone) {
-      for (const known of [this.rows, this.rates, this.shares]) known.delete(client);
+      for (const known of [this.rows, this.rates, this.shares, this.waited]) {
+        known.delete(client);
+      }
     }
     this._note(frame);
   }
@@ -92,16 +95,21 @@ export class Model {
         this.shares.set(client, new Series(Math.round(LATELY_S / this.hello.period_s)));
       }
       this.shares.get(client).push(row.share);
+      this.waited.set(client, row.queued > 0 ? (this.waited.get(client) ?? 0) + 1 : 0);
     }
     const top = this.members(null);
     const sum = (column) => top.reduce((all, row) => all + (row[column] ?? 0), 0);
-    const served = top.filter((row) => row.ttft_p50 !== null).sort((a, b) => a.ttft_p50 - b.ttft_p50);
+    const served = top.filter((row) => row.ttft_p50 !== null);
+    served.sort((a, b) => a.ttft_p50 - b.ttft_p50);
     const worst = Math.max(...top.map((row) => row.ttft_p99 ?? -1));
     const { overall } = this;
     overall.total.push(sum("rate"));
     overall.queued.push(sum("queued") + sum("waiting"));
     overall.running.push(sum("running"));
-    for (const name of ["now", "observed", "bound"]) overall[name].push(frame.difference[name]);
+    const { now, observed, bound, at_most: most } = frame.difference;
+    overall.now.push(now);
+    overall.observed.push(observed);
+    overall.bound.push(bound ?? most); // what is guaranteed, else what the audit proves so far
     overall.p50.push(served[Math.floor(served.length / 2)]?.ttft_p50);
     overall.p99.push(worst < 0 ? null : worst);
   }
@@ -134,8 +142,9 @@ export class Model {
     return this.shares.get(row.client)?.mean() ?? null;
   }
 
-  /** Whether a client waits and gets clearly less than it is entitled to. */
+  /** Whether a client waited all the while and got clearly less than it is entitled to. */
   behind(row) {
-    return row.queued > 0 && row.entitlement && (this.lately(row) ?? 0) < 0.8 * row.entitlement;
+    const all = this.waited.get(row.client) * this.hello.period_s >= LATELY_S;
+    return all && row.entitlement && (this.lately(row) ?? 0) < 0.8 * row.entitlement;
   }
 }

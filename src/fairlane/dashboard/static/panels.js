@@ -22,7 +22,9 @@ class Kept {
     });
     const names = new Set(things.map(([name]) => name));
     for (const name of this.made.keys()) if (!names.has(name)) this.made.delete(name);
-    if (!elements.length && nothing) elements.push(this.empty ??= el("p", { class: "nothing" }, nothing));
+    if (!elements.length && nothing) {
+      elements.push(this.empty ??= el("p", { class: "nothing" }, nothing));
+    }
     const there = this.container.children;
     if (elements.length !== there.length || elements.some((one, i) => there[i] !== one)) {
       this.container.replaceChildren(...elements);
@@ -89,7 +91,8 @@ const UPSTREAM = [
   ["Upstream", (one) => named(one.name)],
   ["Model", (one) => named(one.model ?? "")],
   ["State", (one) => el("span", { class: one.up ? "good" : "bad" }, one.up ? "up" : "down")],
-  ["Window", (one) => gauged(one.running / one.window, `${number(one.running)} of ${number(one.window)}`)],
+  ["Window", (one) => gauged(one.running / one.window,
+    `${number(one.running)} of ${number(Math.floor(one.window))}`)],
   ["Engine runs", (one) => number(one.engine_running)],
   ["Engine queue", (one) => number(one.engine_waiting)],
   ["KV memory", (one) => gauged(one.kv_usage, percent(one.kv_usage))],
@@ -163,9 +166,11 @@ export class Panels {
     if (upstreams?.length) this.upstreams.draw(upstreams);
     by("cluster-card").hidden = !cluster;
     if (!cluster) return;
+    const age = seconds(cluster.exchange_age_seconds);
     write(by("cluster-note"), cluster.connected
-      ? `${count(cluster.members, "server")}, told each other ${seconds(cluster.exchange_age_seconds)} ago`
+      ? `${count(cluster.members, "server")}, told each other ${age} ago`
       : "not connected: each server is fair by itself");
-    this.cluster.draw(Object.entries(cluster.servers ?? {}).map(([name, one]) => ({ name, ...one })));
+    const servers = Object.entries(cluster.servers ?? {});
+    this.cluster.draw(servers.map(([name, one]) => ({ name, ...one })));
   }
 }

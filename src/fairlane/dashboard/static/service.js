@@ -6,6 +6,9 @@ import { by, rate, shown, write } from "./dom.js";
 const SLOTS = 12;
 const CHOOSE_S = 10; // how long the named ones stay at least
 
+/** What is left for others; what comes of rounding is nothing. */
+const rest = (all, named) => (all - named > 0.001 * all ? all - named : 0);
+
 export class ServiceChart {
   /** open: called with the path of a tenant that is to be shown in detail. */
   constructor(open) {
@@ -30,23 +33,24 @@ export class ServiceChart {
     const { from } = model;
     const times = model.times.list(from);
     const values = this.slots.map((path) => this._points(path, from, times.length));
-    const all = group === null ? model.overall.total.points.subarray(from) : this._sum(from, times.length);
+    const all = group === null ? model.overall.total.list(from) : this._sum(from, times.length);
     const others = times.map((_, i) =>
-      Math.max(0, (all[i] || 0) - values.reduce((sum, points) => sum + points[i], 0)));
+      rest(all[i] ?? 0, values.reduce((sum, points) => sum + points[i], 0)));
     const newest = this.slots.filter((path) => path !== null)
       .map((path) => `${shown(path)} ${rate(model.rows.get(path)?.rate)}`);
     this.chart.set(times, [...values, others], model.span,
       `Service a second by tenant: ${newest.join(", ") || "none"}`);
-    this._label(others.at(-1) ?? 0);
+    this._label(others);
   }
 
   _label(others) {
     this.slots.forEach((path, i) => { this.series[i].label = path ?? ""; });
-    const named_ = this.series.slice(0, SLOTS).filter((one) => one.label).map((one) => ({
-      ...one, value: this.model.rows.get(one.label)?.rate ?? 0, open: () => this.open(one.label) }));
-    const rest = this.model.members(this.group).length > named_.length
-      ? [{ ...this.series[SLOTS], value: others }] : [];
-    this.legend.set([...named_, ...rest]);
+    const named_ = this.series.slice(0, SLOTS).filter(({ label }) => label).map((one) => {
+      const { label } = one; // another may take its place by the time of a click
+      return { ...one, value: this.model.rows.get(label)?.rate ?? 0, open: () => this.open(label) };
+    });
+    const last = { ...this.series[SLOTS], value: others.at(-1) };
+    this.legend.set(others.some((value) => value > 0) ? [...named_, last] : named_);
   }
 
   /** Those with most service in the minutes that are drawn; who stays keeps the colour. */

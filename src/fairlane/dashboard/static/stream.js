@@ -23,14 +23,16 @@ const headersOf = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
 
 async function refusal(response) {
   const told = await response.json().catch(() => null);
-  return new Refused(response.status, told?.error?.message ?? `The server says ${response.status}.`);
+  const message = told?.error?.message ?? `The server says ${response.status}.`;
+  return new Refused(response.status, message);
 }
 
 /** GET, or POST where there is a body; its JSON. Throws Refused. */
 export async function ask(path, key, body) {
   const response = await fetch(path, {
     method: body === undefined ? "GET" : "POST",
-    headers: { ...headersOf(key), ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
+    headers: body === undefined
+      ? headersOf(key) : { ...headersOf(key), "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
     cache: "no-store",
     credentials: "omit",
@@ -51,8 +53,8 @@ async function* events(response, heard) {
     rest = parts.pop();
     for (const part of parts) {
       const lines = part.split("\n");
-      const field = (name) =>
-        lines.filter((line) => line.startsWith(`${name}: `)).map((line) => line.slice(name.length + 2));
+      const field = (name) => lines.filter((line) => line.startsWith(`${name}: `))
+        .map((line) => line.slice(name.length + 2));
       const data = field("data").join("\n");
       if (data) yield [field("event")[0] ?? "message", JSON.parse(data)];
     }

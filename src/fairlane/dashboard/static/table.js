@@ -40,7 +40,8 @@ export class Table {
     this.sorted = { column: COLUMNS.at(-1), up: false };
     this.page = 0;
     this.order = [];
-    this.ordered = 0;
+    this.ordered = 0; // when, and of how many clients
+    this.known = 0;
     this.held = false;
     this.rows = new Map();
     this.heads = COLUMNS.map((column) => this._head(column));
@@ -78,7 +79,8 @@ export class Table {
   draw() {
     const now = this.model.frame.t;
     const still = this.held || this.body.contains(document.activeElement);
-    if (!still && now - this.ordered >= REORDER_S) this._sort();
+    const due = now - this.ordered >= REORDER_S || this.known !== this.model.rows.size;
+    if (due && !still) this._sort();
     const pages = Math.max(1, Math.ceil(this.order.length / ROWS));
     this.page = Math.min(this.page, pages - 1);
     const paths = this.order.slice(this.page * ROWS, (this.page + 1) * ROWS)
@@ -138,6 +140,7 @@ export class Table {
     valued.sort((a, b) => (up ? 1 : -1) * compare(a[0], b[0]) || compare(a[1], b[1]));
     this.order = valued.map(([, path]) => path);
     this.ordered = model.frame.t;
+    this.known = model.rows.size;
   }
 
   _head(column) {
@@ -194,7 +197,8 @@ export class Table {
     if (this.group === null) return crumbs.replaceChildren();
     const above = [];
     for (let at = this.group; at; at = this.model.rows.get(at)?.parent) above.unshift(at);
-    const link = (name, to) => el("button", { type: "button", onclick: () => this.enter(to) }, name);
+    const link = (name, to) =>
+      el("button", { type: "button", onclick: () => this.enter(to) }, name);
     return crumbs.replaceChildren(link("All tenants", null), ...above.flatMap((path) => [
       el("span", { "aria-hidden": "true" }, "/"),
       path === this.group ? named(path, { "aria-current": "true" }) : link(named(path), path),
