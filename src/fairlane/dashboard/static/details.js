@@ -123,7 +123,7 @@ export class Details {
     const row = this.client === null ? null : this.model.rows.get(this.client);
     if (!row) return;
     this._facts(row);
-    const { span } = this.model;
+    const span = this.model.clamp(this.past.t.at(-1) - this.past.t[0] || 0);
     CHARTS.forEach(({ title, columns, options }, i) => {
       const [chart, legend] = this.charts[i];
       const values = columns.map((column) => this.past[column]);

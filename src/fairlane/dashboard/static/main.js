@@ -2,7 +2,7 @@
 
 import { chartWithLegend, isDark } from "./charts.js";
 import { Details } from "./details.js";
-import { by, count, el, named, number, seconds, shown, write } from "./dom.js";
+import { by, el, named, number, seconds, shown, write } from "./dom.js";
 import { Model } from "./model.js";
 import { Panels } from "./panels.js";
 import { follow } from "./stream.js";
@@ -60,11 +60,12 @@ function makeCharts() {
 function drawLines(id) {
   const [chart, legend] = charts[id];
   const { series, format = number } = LINES[id];
-  const values = series.map(({ name }) => model.overall[name].list(model.from));
+  const { from, span } = model.reach(...series.map(({ name }) => name));
+  const values = series.map(({ name }) => model.overall[name].list(from));
   const now = values.map((one) => one.at(-1) ?? null);
   const told = series.map(({ label }, i) => `${label} ${format(now[i])}`).join(", ");
   const title = by(`${id}-title`).textContent;
-  chart.set(model.times.list(model.from), values, model.span, `${title}: ${told}`);
+  chart.set(model.times.list(from), values, span, `${title}: ${told}`);
   legend.set(series.map((one, i) => ({ ...one, value: now[i] })));
 }
 
@@ -110,11 +111,10 @@ function show(board) {
 }
 
 function say(state, why) {
-  const link = by("link");
-  link.dataset.state = state === "live" ? "live" : "lost";
-  const retry = typeof state === "number";
-  write(link, retry ? `${why || "Connection lost."} Trying again in ${count(state, "second")}`
-    : state === "live" ? (paused ? "Paused" : "Live") : "Connecting");
+  by("link").dataset.state = state;
+  write(by("link"), {
+    connecting: "Connecting", live: "Live", lost: `${why || "Connection lost."} Trying again`,
+  }[state]);
 }
 
 function start() {
@@ -134,13 +134,17 @@ function start() {
       draw();
     },
     state: say,
-    refused: (error) => signOut(key() === null ? "" : error.message),
+    refused: (error) => signOut(error.message),
   });
 }
 
 /** Forget the key, and all that was seen with it. */
 function signOut(why = "") {
   stop();
+  if (key() === null) {
+    askForKey(); // what is public may stay
+    return;
+  }
   sessionStorage.removeItem(KEY);
   sessionStorage.setItem(WHY, why);
   if (model === null) askForKey();
@@ -166,8 +170,7 @@ by("sign-out").onclick = () => signOut();
 
 by("pause").onclick = () => {
   paused = !paused;
-  by("pause").setAttribute("aria-pressed", String(paused));
-  say("live");
+  write(by("pause"), paused ? "Go on" : "Pause");
   draw();
 };
 

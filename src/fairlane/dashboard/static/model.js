@@ -114,14 +114,18 @@ export class Model {
     overall.p99.push(worst < 0 ? null : worst);
   }
 
-  /** How many points of the past are not known: before them is nothing to draw. */
-  get from() {
-    return this.times.points.findIndex((at) => at === at);
+  /** From which point on any of these is known, and how many seconds a chart of them spans: what
+   *  is known, a minute at least, the whole past at most. */
+  reach(...names) {
+    const series = names.map((name) => this.overall[name].points);
+    const from = this.times.points.findIndex((at, i) =>
+      at === at && series.some((points) => points[i] === points[i]));
+    const first = from < 0 ? this.length - 1 : from;
+    return { from: first, span: this.clamp(this.times.points.at(-1) - this.times.points[first]) };
   }
 
-  /** Seconds that charts span: what is known, a minute at least, the whole past at most. */
-  get span() {
-    const known = this.times.points.at(-1) - this.times.points[this.from];
+  /** Seconds that a chart spans where so many are known. */
+  clamp(known) {
     return Math.min(this.length * this.hello.period_s, Math.max(60, known));
   }
 

@@ -30,7 +30,7 @@ export class ServiceChart {
       this._choose();
     }
     write(by("service-title"), group === null ? "Service by tenant" : `Service in ${shown(group)}`);
-    const { from } = model;
+    const { from, span } = model.reach("total");
     const times = model.times.list(from);
     const values = this.slots.map((path) => this._points(path, from, times.length));
     const all = group === null ? model.overall.total.list(from) : this._sum(from, times.length);
@@ -38,7 +38,7 @@ export class ServiceChart {
       rest(all[i] ?? 0, values.reduce((sum, points) => sum + points[i], 0)));
     const newest = this.slots.filter((path) => path !== null)
       .map((path) => `${shown(path)} ${rate(model.rows.get(path)?.rate)}`);
-    this.chart.set(times, [...values, others], model.span,
+    this.chart.set(times, [...values, others], span,
       `Service a second by tenant: ${newest.join(", ") || "none"}`);
     this._label(others);
   }

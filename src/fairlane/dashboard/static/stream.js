@@ -63,8 +63,8 @@ async function* events(response, heard) {
 
 /** Follow the stream until stop() is called, and come back by itself when it breaks off.
  *
- *  on.hello, on.frame: what came. on.state: "connecting", "live", or the seconds until the next
- *  try and what the server said. on.refused: the key does not do; nothing more will come. */
+ *  on.hello, on.frame: what came. on.state: "connecting", "live", or "lost", with what the server
+ *  said. on.refused: the key does not do; nothing more will come. */
 export function follow(path, key, on) {
   let stopped = false;
   let abort = new AbortController();
@@ -119,13 +119,11 @@ export function follow(path, key, on) {
         if (!(error instanceof Refused || error instanceof Lost)) throw error; // this page's fault
       }
       if (stopped) return;
-      for (let left = Math.round(wait); left > 0 && !stopped; left -= 1) {
-        on.state(left, why);
-        await new Promise((resolve) => {
-          const timer = setTimeout(resolve, 1000);
-          wake = () => (clearTimeout(timer), resolve());
-        });
-      }
+      on.state("lost", why);
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, 1000 * wait);
+        wake = () => (clearTimeout(timer), resolve());
+      });
       wait = Math.min(SLOWEST_RETRY_S, wait * (1.5 + Math.random()));
     }
   }

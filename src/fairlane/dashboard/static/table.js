@@ -56,15 +56,10 @@ export class Table {
     by("next").onclick = () => this._turn(1);
   }
 
-  /** Begin with another server's, or another sign-in's, clients. */
+  /** The stream begins, or began anew: go on with its model. */
   reset(model) {
     this.model = model;
-    this.group = null;
-    this.page = 0;
-    this.rows.clear();
-    this.body.replaceChildren();
-    by("search").value = "";
-    this._crumbs();
+    this.ordered = 0;
   }
 
   /** Show the members of a group; null: all that are in none. */
