@@ -315,13 +315,16 @@ class Books:
         if self._audits:
             self._audited = self._auditor.report()
         audit = self._audited
+        oldest = self._oldest()
         return {
             "clients": {
                 name: self._row(account, states.get(name), extra.get(id(account), _NOTHING))
+                | {"oldest_s": oldest.get(id(account))}
                 for name, account in self._accounts.items()
             },
             "weighted": self._policy.has_weights,
             "shares": self._policy.shares,
+            "difference_now": self._auditor.spread() if self._audits else None,
             "observed_difference": audit.observed,
             "between": None if audit.between is None else list(audit.between),
             "at_most": audit.at_most,
@@ -359,6 +362,14 @@ class Books:
                 more[0] += entry.output
                 more[1] += self._output_service(entry)
         return extra
+
+    def _oldest(self) -> dict[int, float]:
+        """Seconds that the oldest waiting request has waited, by the id of the account."""
+        now, found = self._clock(), dict[int, float]()
+        for entry in self._entries.values():  # in order of arrival
+            if entry.waiting:
+                found.setdefault(id(entry.account), now - entry.arrived)
+        return found
 
     @staticmethod
     def _row(account: Account, state: Any, extra: Sequence[float]) -> dict[str, Any]:

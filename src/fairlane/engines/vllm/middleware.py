@@ -15,6 +15,8 @@ from typing import Any
 
 from fairlane.cluster.config import Cluster
 from fairlane.core.errors import FairlaneError
+from fairlane.dashboard.app import Dashboard
+from fairlane.dashboard.live import Live
 from fairlane.door.access import Access
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import (
@@ -29,6 +31,7 @@ from fairlane.door.answers import (
     send_refusal,
 )
 from fairlane.door.asking import Asking
+from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
 from fairlane.engines.vllm.config import FairlaneConfig
@@ -41,7 +44,7 @@ from fairlane.engines.vllm.frontend import (
     refuse_unguarded_front_ends,
     set_weights,
 )
-from fairlane.engines.vllm.relay import Relay, server_name
+from fairlane.engines.vllm.relay import Relay, server_ends, server_name
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
 
 log = logging.getLogger("vllm.fairlane")
@@ -55,7 +58,8 @@ class Identity:
 
     access: who may come in; by default as the file that FAIRLANE_CONFIG names says.
     cached_part: of a token, what a cached one counts against limits; cluster: with whom charges are
-        shared. Both by default as that file says, or 1 and nobody else where `access` is given.
+        shared; dashboard: its page. By default as that file says, or as without one where `access`
+        is given.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Identity:
         clock: Callable[[], float] = time.monotonic,
         cached_part: float = 1.0,
         cluster: Cluster | None = None,
+        dashboard: DashboardOptions | None = None,
     ) -> None:
         self._app = app
         self._broken = ""
@@ -73,12 +78,14 @@ class Identity:
             if access is None:
                 config = FairlaneConfig.from_environment()
                 access, cached_part = config.access, config.cached_part
-                cluster = config.cluster
+                cluster, dashboard = config.cluster, config.dashboard
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
             access = Access()
         self._cached_part = cached_part
         self._cluster = Cluster() if cluster is None else cluster
+        self._options = DashboardOptions() if dashboard is None else dashboard
+        self._dashboard: Dashboard | None = None
         self._relay: Relay | None = None
         self._door = Door(access, clock, log)
         self.asking = Asking(self._cluster, self._door.admission, log)
@@ -87,6 +94,7 @@ class Identity:
         self._telemetry = Telemetry(
             access, self._door.admission, self._ask_schedulers, self._cluster
         )
+        self._producer = Live(self._look, self._door)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's start and end."""
@@ -136,8 +144,13 @@ class Identity:
         self._relay = relay
         self.asking.start()
         inside.close_in()
-        self._weights = TenantWeights(door, engine, log)
+        self._weights = weights = TenantWeights(door, engine, log)
         self._engine = engine
+        if self._options.on:
+            self._dashboard = Dashboard(
+                door, self._options, self._tell, host="vllm", server=name,
+                take_up_changes=weights.look, ends=server_ends,
+            )  # fmt: skip
 
     def place(self, app: Any, engine: Any) -> tuple[str, int]:
         """What others call this server, and how many share each limit of a client."""
@@ -148,11 +161,16 @@ class Identity:
         if relay is not None:
             await self.asking.stop()
             await relay.stop()
+            await self._producer.stop()
             await self._telemetry.close()
 
     # -- requests ----------------------------------------------------------------------------
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope)
+        if self._dashboard is not None and scope["type"] == "http" and self._dashboard.takes(path):
+            await self._dashboard(path, scope, receive, send)
+            return
         caller: Caller | None = None
         try:
             if self._weights is not None:
@@ -237,6 +255,17 @@ class Identity:
         else:
             headers = self._door.rate_headers(caller)
             await answer_itself(partial(_refusal, refused, headers), scope, receive, send)
+
+    async def _look(self) -> dict[str, Any]:
+        """All that the page shows."""
+        if self._weights is not None:
+            self._weights.look()
+        return await self._telemetry.tenants(Caller(None, operator=True), self._door.tenants)
+
+    async def _tell(self, what: str, caller: Caller, *more: Any) -> Any:
+        """What whoever looks may see of the page."""
+        sees_all = caller.operator or self._door.access.public
+        return await self._producer.tell(what, None if sees_all else caller.client, *more)
 
     async def _ask_schedulers(self) -> list[Any]:
         return await ask_engine(self._engine, "fairlane_snapshot", timeout_s=_ANSWER_S)

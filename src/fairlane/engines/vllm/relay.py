@@ -141,6 +141,18 @@ class _End:
         return await self._relay.swap(self._engine, heard)
 
 
+def server_ends(scope: Mapping[str, Any]) -> bool:
+    """Whether vLLM's server has begun to end: it then waits for all answers, endless ones too.
+
+    By vLLM's `app.state.server`, which is uvicorn's; without it, nobody can tell.
+    """
+    server = getattr(getattr(scope.get("app"), "state", None), "server", None)
+    listening = getattr(server, "servers", ())
+    return bool(getattr(server, "should_exit", False)) or any(
+        not one.is_serving() for one in listening
+    )
+
+
 def server_name(app: Any) -> str:
     """What others call this server: the machine, and the port or socket where it listens."""
     args = getattr(getattr(app, "state", None), "args", None)
