@@ -147,7 +147,7 @@ export class Details {
         `${percent(this.model.lately(row))} of ${percent(row.entitlement)}`],
       ["Service in all", number(row.service)],
       ["Requests", number(row.requests)],
-      ["Waiting", `${number(row.queued + (row.waiting ?? 0))}, oldest ${seconds(row.oldest_s)}`],
+      ["Waiting", `${number(row.queued)}, oldest ${seconds(row.oldest_s)}`],
       ["First token", `${seconds(row.ttft_p50)} p50, ${seconds(row.ttft_p99)} p99`],
       ["Limits", listed(row.limits, limit)],
       ["Refused", listed(row.rejected, reason)],

@@ -104,7 +104,7 @@ export class Model {
     const worst = Math.max(...top.map((row) => row.ttft_p99 ?? -1));
     const { overall } = this;
     overall.total.push(sum("rate"));
-    overall.queued.push(sum("queued") + sum("waiting"));
+    overall.queued.push(sum("queued"));
     overall.running.push(sum("running"));
     const { now, observed, bound, at_most: most } = frame.difference;
     overall.now.push(now);

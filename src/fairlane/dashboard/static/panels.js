@@ -126,7 +126,7 @@ export class Panels {
     const { overall } = model;
     const at = (name) => overall[name].points.at(-1);
     const served = rows.filter((row) => row.running > 0).length;
-    const waiting = rows.filter((row) => row.queued > 0 || row.waiting > 0);
+    const waiting = rows.filter((row) => row.queued > 0);
     const sum = (column) => rows.reduce((all, row) => all + (row[column] ?? 0), 0);
     const oldest = Math.max(...rows.map((row) => row.oldest_s ?? -1));
     this.tiles.draw([
@@ -163,6 +163,8 @@ export class Panels {
 
   _others({ upstreams, cluster }) {
     by("upstreams-card").hidden = !upstreams?.length;
+    const told = upstreams?.some((one) => one.kv_usage !== null);
+    by("upstreams").classList.toggle("no-memory", !told); // not every engine tells
     if (upstreams?.length) this.upstreams.draw(upstreams);
     by("cluster-card").hidden = !cluster;
     if (!cluster) return;

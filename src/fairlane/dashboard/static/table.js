@@ -6,7 +6,6 @@ import { bar, by, count, el, named, number, percent, rate, seconds, shown, write
 const ROWS = 20;
 const REORDER_S = 5; // those who are served alike would change places every second
 
-const waits = (row) => (row.queued ?? 0) + (row.waiting ?? 0);
 const refused = (row) => Object.values(row.rejected ?? {}).reduce((all, n) => all + n, 0);
 
 // Each: its words, what is sorted by, how it is written. `up`: sorted upwards at first.
@@ -16,7 +15,7 @@ const COLUMNS = [
   { id: "share", label: "Share and entitlement", by: (row, model) => model.lately(row) },
   { id: "rate", label: "Service/s", by: (row) => row.rate, write: rate },
   { id: "running", label: "Running", by: (row) => row.running, write: number },
-  { id: "waits", label: "Waiting", by: waits, write: number },
+  { id: "waits", label: "Waiting", by: (row) => row.queued, write: number },
   { id: "oldest", label: "For", title: "How long its oldest request has waited",
     by: (row) => row.oldest_s, write: seconds },
   { id: "p50", label: "TTFT p50", title: "Time to first token: half wait longer",
