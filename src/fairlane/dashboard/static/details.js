@@ -4,6 +4,7 @@ import { Chart, Legend } from "./charts.js";
 import { Changes } from "./changes.js";
 import { by, count, el, named, number, percent, seconds, shown, write } from "./dom.js";
 import { ask } from "./stream.js";
+import { usage } from "./usage.js";
 
 const CHARTS = [
   { title: "Service a second", columns: ["rate"], options: {
@@ -89,6 +90,7 @@ export class Details {
       ...CHARTS.flatMap(({ title: name }, i) => [
         el("h3", {}, name), el("div", { class: "plot low", id: `detail-${i}` }),
         el("ul", { class: "legend", id: `detail-${i}-legend` })]),
+      usage(this.client, this.key),
       this.changes?.element ?? "",
     );
   }

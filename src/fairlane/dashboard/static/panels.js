@@ -57,11 +57,12 @@ function barred(name) {
 }
 
 /** A table of things that have a name: columns are [label, how it is written]. */
-class Small {
-  constructor(container, label, columns) {
+export class Small {
+  /** name: the attributes that name it. */
+  constructor(container, name, columns) {
     this.body = el("tbody");
     const heads = columns.map(([head]) => el("th", { scope: "col" }, head));
-    container.replaceChildren(el("table", { "aria-labelledby": label },
+    container.replaceChildren(el("table", name,
       el("thead", {}, el("tr", {}, ...heads)), this.body));
     this.kept = new Kept(this.body, () => {
       const cells = columns.map((_, i) => el(i ? "td" : "th", i ? {} : { scope: "row" }));
@@ -104,14 +105,16 @@ const REPLICA = [
   ["Queued", (one) => number(one.queued)],
 ];
 
+const titled = (id) => ({ "aria-labelledby": `${id}-title` });
+
 /** All of them. */
 export class Panels {
   constructor() {
     this.tiles = new Kept(by("tiles"), tile);
     this.waiters = new Kept(by("waiters"), barred);
     this.refused = new Kept(by("refused"), barred);
-    this.upstreams = new Small(by("upstreams"), "upstreams-title", UPSTREAM);
-    this.cluster = new Small(by("cluster"), "cluster-title", REPLICA);
+    this.upstreams = new Small(by("upstreams"), titled("upstreams"), UPSTREAM);
+    this.cluster = new Small(by("cluster"), titled("cluster"), REPLICA);
   }
 
   draw(model) {
