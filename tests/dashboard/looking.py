@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -61,11 +62,15 @@ class Viewer:
 
 
 @contextmanager
-def viewer(port: int, key: str | None = None, **headers: str) -> Iterator[Viewer]:
-    """Look at a server."""
+def viewer(port: int, key: str | None = None, buffer: int | None = None) -> Iterator[Viewer]:
+    """Look at a server. buffer: bytes that the system is to keep for who does not read."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    if buffer is not None:
+        connection.sock = socket.socket()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.sock.settimeout(PATIENCE_S)
+        connection.sock.connect(("127.0.0.1", port))
     try:
         connection.request("GET", "/fairlane/live", headers=headers)
         answer = connection.getresponse()

@@ -11,14 +11,18 @@ never in a URL or a cookie: no other site can send it. Operators see everyone, a
 everyone sees everyone where that is configured.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from fairlane.dashboard.changes import Changes, Who, tenant_at
 from fairlane.dashboard.live import PERIOD_S, event
 from fairlane.dashboard.pages import HEADERS, Pages
 from fairlane.dashboard.rows import COLUMNS
+from fairlane.dashboard.sender import check_origin, read_json
 from fairlane.dashboard.viewers import Ask, Viewer, Viewers
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import Receive, Scope, Send, send_json, send_refusal
@@ -32,6 +36,7 @@ _METHODS = {
     "/fairlane/changes": "POST",
 }
 _VERSION = 1
+_FORWARDED = 200  # characters that are kept of such a header
 
 
 class Dashboard:
@@ -61,6 +66,7 @@ class Dashboard:
         self._ends = ends
         self._pages = Pages()
         self._viewers = Viewers(ask, options.viewers)
+        self._changes = Changes(door.access, Path(options.audit))
         self.close = self._viewers.close
 
     def takes(self, path: str) -> bool:
@@ -94,8 +100,15 @@ class Dashboard:
                 raise Refused(403, "operators_only", "A client may look at itself alone.")
             told = await self._ask("history", caller, client)
             await send_json(send, {"period_s": PERIOD_S, **told}, headers=HEADERS)
+        elif not caller.operator:
+            raise Refused(403, "operators_only", "This route is for operators of the server.")
+        elif path == "/fairlane/keys":
+            client = _client(scope)
+            keys = tenant_at(self._door.tenants, client).keys
+            told = {"client": client, "keys": [{"id": k.id, "added": k.added} for k in keys]}
+            await send_json(send, told, headers=HEADERS)
         else:
-            raise Refused(403, "changes_off", "Nothing can be changed here.")
+            await self._change(caller, scope, receive, send)
 
     async def _live(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         whose = self._whose(caller)
@@ -108,6 +121,26 @@ class Dashboard:
         begin = await self._ask("begin", caller)
         viewer = Viewer(caller, whose, still, lambda: self._ends(scope))
         await self._viewers.stream(viewer, self._hello(caller, whose, begin), receive, send)
+
+    async def _change(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._options.changes:
+            raise Refused(403, "changes_off", "[dashboard] changes is not true on this server.")
+        check_origin(scope, self._options.origin)
+        asked = await read_json(scope, receive)
+        told = await asyncio.to_thread(self._changes.make, asked, self._who(caller, scope))
+        self._take_up_changes()
+        await send_json(send, told, headers=HEADERS)
+
+    def _who(self, caller: Caller, scope: Scope) -> Who:
+        """Who changes something, for the audit log."""
+        headers = dict(scope["headers"])
+        address = scope.get("client")
+        return Who(
+            str(caller.client),
+            self._door.key_id(scope),
+            "" if address is None else str(address[0]),
+            headers.get(b"x-forwarded-for", b"").decode("latin-1")[:_FORWARDED],
+        )
 
     def _hello(self, caller: Caller, whose: str | None, history: bytes) -> bytes:
         role = "operator" if caller.operator else "public" if whose is None else "client"

@@ -19,6 +19,7 @@ import uvicorn
 from fairlane.cluster.config import Cluster
 from fairlane.door.access import Access
 from fairlane.door.answers import Message, Receive, Scope, Send
+from fairlane.door.dashboard import DashboardOptions
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
 from tests.door.town import Town
@@ -198,13 +199,19 @@ CONTROL = ("/v1/load_lora_adapter", "/abort_requests", "/inference/v1/abort_requ
 class Server:
     """A running server, and a client to talk to it."""
 
-    def __init__(self, access: Access, engine: Engine, cluster: Cluster | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        engine: Engine,
+        cluster: Cluster | None = None,
+        dashboard: DashboardOptions | None = None,
+    ) -> None:
         self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
         self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
         self.engine = engine
         self.now = 1000.0
         self.identity = Identity(
-            Application(engine), access, lambda: self.now, cached_part=0.1, cluster=cluster
+            Application(engine), access, lambda: self.now, 0.1, cluster, dashboard
         )
         args = SimpleNamespace(port=next(_PORTS))  # of vLLM's options; another than it listens on
         self.state = SimpleNamespace(engine_client=engine, args=args)
@@ -240,10 +247,13 @@ class Server:
 
 @contextmanager
 def running(
-    access: Access, engine: Engine | None = None, cluster: Cluster | None = None
+    access: Access,
+    engine: Engine | None = None,
+    cluster: Cluster | None = None,
+    dashboard: DashboardOptions | None = None,
 ) -> Iterator[Server]:
     """Start a server; it is stopped when the block ends."""
-    server = Server(access, engine or Engine(), cluster)
+    server = Server(access, engine or Engine(), cluster, dashboard)
     config = uvicorn.Config(
         server,
         "127.0.0.1",
