@@ -93,7 +93,7 @@ def test_the_auditor_counts_what_was_settled() -> None:
 
 
 def test_passing_over_a_request_leaves_no_trace() -> None:
-    books = fresh(LinearCost())
+    books = Books(FairQueue(), Auditor(), LinearCost(), lambda: 0.0)
     books.arrive(req("1", "a", 100))
     before = books.snapshot()
     assert books.set_aside("1")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost, whole_price
 from fairlane.core.policy import Policy
+from fairlane.core.settling import Standings
 from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
 
@@ -302,6 +303,12 @@ class Books:
         told = self._guard("tell_waiting", None, self._policy.tell_waiting, totals)
         return Waiting() if told is _RAISED else told
 
+    def settle_levels(self, amounts: Mapping[str, float]) -> Standings:
+        """Raise levels (Policy.raise_levels); then, where everyone stands who waits."""
+        if amounts:
+            self._guard("raise_levels", None, self._policy.raise_levels, amounts)
+        return self.tell_waiting({}).here
+
     def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
         """See Policy.hear_waiting."""
         self._guard("hear_waiting", None, self._policy.hear_waiting, others, totals)
@@ -344,13 +351,16 @@ class Books:
         if self._audits:
             self._audited = self._auditor.report()
         audit = self._audited
+        oldest = self._oldest()
         return {
             "clients": {
                 name: self._row(account, states.get(name), extra.get(id(account), _NOTHING))
+                | {"oldest_s": oldest.get(id(account))}
                 for name, account in self._accounts.items()
             },
             "weighted": self._policy.has_weights,
             "shares": self._policy.shares,
+            "difference_now": self._auditor.spread() if self._audits else None,
             "observed_difference": audit.observed,
             "between": None if audit.between is None else list(audit.between),
             "at_most": audit.at_most,
@@ -388,6 +398,14 @@ class Books:
                 more[0] += entry.output
                 more[1] += self._output_service(entry)
         return extra
+
+    def _oldest(self) -> dict[int, float]:
+        """Seconds that the oldest waiting request has waited, by the id of the account."""
+        now, found = self._clock(), dict[int, float]()
+        for entry in self._entries.values():  # in order of arrival
+            if entry.waiting:
+                found.setdefault(id(entry.account), now - entry.arrived)
+        return found
 
     @staticmethod
     def _row(account: Account, state: Any, extra: Sequence[float]) -> dict[str, Any]:

@@ -13,9 +13,9 @@
     alice = 2.0
 
 What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
-whom charges are shared (cluster/config.py), what is told of each request (access_log.py,
-tracing.py) and what a host adds. Every mistake is one line that
-names file, section and key.
+whom charges are shared (cluster/config.py), what its page may do (dashboard.py), what is told of
+each request (access_log.py, tracing.py) and what a host adds. Every mistake is one line that names
+file, section and key.
 """
 
 import os
@@ -34,6 +34,7 @@ from fairlane.core.policy import Policy
 from fairlane.door.access import TABLES as ACCESS_TABLES
 from fairlane.door.access import Access, table
 from fairlane.door.access_log import parse_log
+from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.tracing import TracingConfig
 from fairlane.policies.registry import get_policy
 from fairlane.validation import checked
@@ -113,7 +114,7 @@ class Configuration:
     """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
-        "scheduler", "prices", "weights", "cluster", "log", "tracing", *ACCESS_TABLES,
+        "scheduler", "prices", "weights", "cluster", "dashboard", "log", "tracing", *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
     HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
@@ -124,6 +125,7 @@ class Configuration:
     weights: Mapping[str, float] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
     cluster: Cluster = field(default_factory=Cluster)
+    dashboard: DashboardOptions = field(default_factory=DashboardOptions)
     access_log: str = ""  # a file, "-" for standard output, "" for none
     tracing: TracingConfig = field(default_factory=TracingConfig)
 
@@ -158,10 +160,13 @@ class Configuration:
         )  # fmt: skip
         cost = read_table(document, "prices", _prices)
         cluster = read_table(document, "cluster", lambda table: Cluster.parse(table, folder))
+        dashboard = read_table(
+            document, "dashboard", lambda table: DashboardOptions.parse(table, folder, access)
+        )
         access_log = read_table(document, "log", lambda table: parse_log(table, folder))
         tracing = read_table(document, "tracing", TracingConfig.parse)
         config = cls(
-            scheduler, cost, weights, access, cluster, access_log, tracing,
+            scheduler, cost, weights, access, cluster, dashboard, access_log, tracing,
             **cls._more(document, folder),
         )  # fmt: skip
         config.check_scheduler()
@@ -188,6 +193,10 @@ class Configuration:
             )
         if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
             raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
+        if not self.cluster.ranks and self.HAS_UPSTREAMS:
+            raise FairlaneError(
+                "[cluster] ranks is for a vLLM server; a gateway has none; remove it"
+            )
         if self.cluster.hub == RAY and self.HAS_UPSTREAMS:
             raise FairlaneError(
                 '[cluster] hub: "ray" is for replicas in a Ray cluster; a gateway needs a server'

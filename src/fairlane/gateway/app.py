@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from fairlane.core.types import Outcome, Rejection
+from fairlane.dashboard.app import Dashboard
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import (
     Message,
@@ -44,9 +45,9 @@ RESERVED = EVERYONE | {"/v1/models", "/fairlane/tenants", "/fairlane/upstreams",
 class Gateway:
     """The application; see the module.
 
-    routes: those that are passed on, by path. most_body: bytes of a request. sticky: which requests
-    had better go to the same upstream. opens, closes: called with the server. begins: the trace of
-    a request that asks for work.
+    routes: those that are passed on, by path. dashboard: None where there is none. most_body: bytes
+    of a request. sticky: which requests had better go to the same upstream. opens, closes: called
+    with the server. begins: the trace of a request that asks for work.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Gateway:
         desk: AnyDesk,
         relay: Relay,
         routes: Mapping[str, Route],
+        dashboard: Dashboard | None,
         *,
         most_body: int,
         sticky: Sticky,
@@ -66,6 +68,7 @@ class Gateway:
         self._desk = desk
         self._relay = relay
         self._routes = routes
+        self._dashboard = dashboard
         self._most_body = most_body
         self._sticky = sticky
         self._opens, self._closes = opens, closes
@@ -84,6 +87,8 @@ class Gateway:
     def drain(self) -> None:
         """From now on whoever comes is refused; who is here is served to the end."""
         self._draining = True
+        if self._dashboard is not None:
+            self._dashboard.close()
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -107,6 +112,9 @@ class Gateway:
         ticket: Ticket | None = None
         visit, trace = Visit.of(scope), UNTRACED
         try:
+            if self._dashboard is not None and self._dashboard.takes(path):
+                await self._dashboard(path, scope, receive, send)
+                return
             self._desk.take_up_changes()
             caller = self._door.identify(scope)  # which routes there are is for who may come in
             visit.client = caller.client

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from fairlane.cluster.config import Cluster
 from fairlane.core.types import Outcome, Rejection, Request
+from fairlane.dashboard.live import TELLS, Live
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
 from fairlane.door.gen_ai import GenAiMetrics
@@ -24,7 +25,7 @@ from fairlane.gateway.dispatch import Dispatcher, NotQueued
 from fairlane.gateway.estimate import Estimates
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.sharing import Shared
-from fairlane.gateway.status import metrics, pools_of, upstreams
+from fairlane.gateway.status import metrics, pools_of, shown, upstreams
 
 _TELLS_LIMITS = 16  # output tokens that are counted against limits at once
 
@@ -109,10 +110,10 @@ class AnyDesk(Protocol):
     async def arrive(self, caller: Caller) -> Ticket:
         """A request of a known client comes in. Raises Refused, by its client's limits."""
 
-    async def tell(self, what: str, caller: Caller) -> Any:
+    async def tell(self, what: str, caller: Caller, *more: Any) -> Any:
         """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates".
 
-        Raises Refused.
+        And what a dashboard's Live tells, with what more that is asked. Raises Refused.
         """
 
     def over(self, visit: Visit) -> None:
@@ -151,6 +152,7 @@ class Desk:
         self._gen_ai = GenAiMetrics(models)
         self._listeners: list[Callable[[Visit], None]] = [self._gen_ai, *listeners]
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
+        self.live = Live(self._look, door)
 
     async def arrive(self, caller: Caller) -> "LocalTicket":
         """A request of a known client comes in. Raises Refused, by its client's limits."""
@@ -165,9 +167,11 @@ class Desk:
             for _, pool in pools_of(self.models):
                 pool.books.set_weights(weights)
 
-    async def tell(self, what: str, caller: Caller) -> Any:
+    async def tell(self, what: str, caller: Caller, *more: Any) -> Any:
         """See AnyDesk."""
         sees_all = caller.operator or self.door.access.public
+        if what in TELLS:
+            return await self.live.tell(what, None if sees_all else caller.client, *more)
         if what == "models":
             return list(self.models)
         if what == "rates":
@@ -188,7 +192,14 @@ class Desk:
 
     async def close(self) -> None:
         """Let go of what it asks."""
+        await self.live.stop()
         await self._telemetry.close()
+
+    async def _look(self) -> dict[str, Any]:
+        """All that a dashboard shows."""
+        self.take_up_changes()
+        seen = await self._telemetry.tenants(Caller(None, operator=True), self.door.tenants)
+        return {**seen, "upstreams": shown(self.models)}
 
     async def _snapshots(self) -> list[dict[str, Any] | None]:
         return [self._snapshot(pool) for _, pool in pools_of(self.models)]
@@ -293,8 +304,11 @@ class LocalTicket:
     # -- its answer --------------------------------------------------------------------------
 
     def flows(self) -> None:
-        """Its answer begins."""
-        self._door.admission.served(self._caller)
+        """Its answer begins; with a first token, if it is a stream."""
+        if self._place is not None and self._place.wish.stream:
+            self._door.admission.first_token(self._caller, self._door.clock())
+        else:
+            self._door.admission.served(self._caller)
 
     def tokens(self, so_far: int) -> None:
         """Its answer holds so many tokens so far."""

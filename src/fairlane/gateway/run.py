@@ -14,6 +14,7 @@ from types import FrameType
 
 from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
+from fairlane.dashboard.app import Dashboard
 from fairlane.door.access_log import AccessLog
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
@@ -53,9 +54,9 @@ class Running:
         self.door = Door(config.access)
         self.fleet = Fleet(config.policy, config.cost, self._weights, self._opened)
         hub = connected(config.cluster)
+        self.name = name or f"{socket.gethostname()}:{new_name()[:4]}"
         self.shared = None if hub is None else Shared(
-            config.cluster, hub, name or f"{socket.gethostname()}:{new_name()[:4]}",
-            self.fleet.models, self._weights, config.access.top,
+            config.cluster, hub, self.name, self.fleet.models, self._weights, config.access.top,
         )  # fmt: skip
         self._access_log = AccessLog(config.access_log, log) if config.access_log else None
         self.desk = Desk(
@@ -144,9 +145,14 @@ def application(
     upstreams: Mapping[str, Upstream],
     opens: Callable[[], Awaitable[None]],
     closes: Callable[[], Awaitable[None]],
+    name: str,
 ) -> Gateway:
-    """What serves HTTP; the desk may be in another process."""
+    """What serves HTTP; the desk may be in another process. name: what it is called."""
     section = config.gateway
+    dashboard = None if not config.dashboard.on else Dashboard(
+        door, config.dashboard, desk.tell, host="gateway", server=name,
+        take_up_changes=desk.take_up_changes,
+    )  # fmt: skip
     tracing = tracing_of(config.tracing, "fairlane-gateway", log)
 
     async def close() -> None:
@@ -154,7 +160,7 @@ def application(
         await tracing.close()
 
     return Gateway(
-        door, desk, Relay(upstreams, section.patience), config.routes,
+        door, desk, Relay(upstreams, section.patience), config.routes, dashboard,
         most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=close,
         begins=tracing.begin,
     )  # fmt: skip
@@ -173,7 +179,7 @@ class DrainingServer(HttpServer):
         """What it serves."""
         return application(
             running.config, running.door, running.desk, running.fleet.upstreams,
-            running.open, running.close,
+            running.open, running.close, running.name,
         )  # fmt: skip
 
     def end(self, number: int, frame: FrameType | None = None) -> None:
@@ -184,6 +190,11 @@ class DrainingServer(HttpServer):
         self.ended_by = signal.Signals(number)
         self.app.drain()
         self._running.say_draining()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what has no end of its own, and then wait for the rest."""
+        self.app.drain()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Uvicorn asks ten times a second whether it should stop."""

@@ -96,7 +96,7 @@ class Engine:
             return None
         if method == "fairlane_share":
             return ""
-        if method in ("fairlane_swap", "fairlane_part"):
+        if method in ("fairlane_swap", "fairlane_settle", "fairlane_part"):
             return {}
         if method == "fairlane_unread":
             self.asked += args[0]

@@ -155,7 +155,9 @@ class EngineDoor:
         for output in outputs:
             inside = self._inside.get(output.request_id)
             if inside is not None:
-                if inside.caller.waiting:
+                if inside.caller.waiting and output.new_token_ids:
+                    self._admission.first_token(inside.caller, self._clock())
+                elif inside.caller.waiting:
                     self._admission.served(inside.caller)
                 if output.request_id in self._prompts:
                     inside.cached = self._prompts.hear(output)

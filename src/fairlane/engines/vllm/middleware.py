@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
+from fairlane.dashboard.app import Dashboard
+from fairlane.dashboard.live import Live
 from fairlane.door.access_log import AccessLog
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import (
@@ -44,11 +46,11 @@ from fairlane.engines.vllm.frontend import (
     refuse_unguarded_front_ends,
     set_weights,
 )
-from fairlane.engines.vllm.relay import Relay, server_name
+from fairlane.engines.vllm.relay import Relay, server_ends, server_name
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
 
 log = logging.getLogger("vllm.fairlane")
-_ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
 _RANK = b"x-data-parallel-rank"  # picks an engine, and with it a queue
 _PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
@@ -71,6 +73,7 @@ class Identity:
             self._broken = str(error)  # said when the server starts, which it then does not
             config = Configuration()
         self._config = config
+        self._dashboard: Dashboard | None = None
         self._relay: Relay | None = None
         self._door = Door(config.access, clock, log)
         self.asking = Asking(config.cluster, self._door.admission, log)
@@ -79,6 +82,7 @@ class Identity:
         self._telemetry = Telemetry(
             config.access, self._door.admission, self._ask_schedulers, config.cluster
         )
+        self._producer = Live(self._look, self._door)
         self._access_log: AccessLog | None = None
         self._tracing = NoTracing()
 
@@ -135,8 +139,13 @@ class Identity:
         self._relay = relay
         self.asking.start()
         inside.close_in()
-        self._weights = TenantWeights(door, engine, log)
+        self._weights = weights = TenantWeights(door, engine, log)
         self._engine = engine
+        if self._config.dashboard.on:
+            self._dashboard = Dashboard(
+                door, self._config.dashboard, self._tell, host="vllm", server=name,
+                take_up_changes=weights.look, ends=server_ends,
+            )  # fmt: skip
 
     def place(self, app: Any, engine: Any) -> tuple[str, int]:
         """What others call this server, and how many share each limit of a client."""
@@ -147,6 +156,7 @@ class Identity:
         if relay is not None:
             await self.asking.stop()
             await relay.stop()
+            await self._producer.stop()
             await self._telemetry.close()
         await self._tracing.close()
         access_log, self._access_log = self._access_log, None
@@ -156,6 +166,10 @@ class Identity:
     # -- requests ----------------------------------------------------------------------------
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope)
+        if self._dashboard is not None and scope["type"] == "http" and self._dashboard.takes(path):
+            await self._dashboard(path, scope, receive, send)
+            return
         watched = Watched(send, Visit.of(scope))
         if self._access_log is None and not self._config.tracing.on:
             await self._answer(scope, receive, send, watched)
@@ -238,26 +252,9 @@ class Identity:
         else:
             if not caller.operator:
                 scope = _without_rank(scope)
-            await self._app(scope, receive, self._answering(scope, receive, send, caller))
-
-    def _answering(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> Send:
-        """`send` that adds what is left of the limits, and answers for the engine's door."""
-        replaced = False
-
-        async def answering(message: Message) -> None:
-            nonlocal replaced
-            if message["type"] == "http.response.start":
-                headers = self._door.rate_headers(caller)
-                if caller.refused is not None:
-                    replaced = True
-                    refusing = partial(_refusal, caller.refused, headers)
-                    await answer_itself(refusing, scope, receive, send)
-                    return
-                message["headers"] = [*message.get("headers", ()), *as_headers(headers)]
-            if not replaced:
-                await send(message)
-
-        return answering
+            headers = partial(self._door.rate_headers, caller)
+            answering = answer_refusals(scope, receive, send, lambda: caller.refused, headers)
+            await self._app(scope, receive, answering)
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refused: Refused, caller: Caller | None
@@ -268,8 +265,19 @@ class Identity:
             headers = self._door.rate_headers(caller)
             await answer_itself(partial(_refusal, refused, headers), scope, receive, send)
 
+    async def _look(self) -> dict[str, Any]:
+        """All that the page shows."""
+        if self._weights is not None:
+            self._weights.look()
+        return await self._telemetry.tenants(Caller(None, operator=True), self._door.tenants)
+
+    async def _tell(self, what: str, caller: Caller, *more: Any) -> Any:
+        """What whoever looks may see of the page."""
+        sees_all = caller.operator or self._door.access.public
+        return await self._producer.tell(what, None if sees_all else caller.client, *more)
+
     async def _ask_schedulers(self) -> list[Any]:
-        return await ask_engine(self._engine, "fairlane_snapshot", timeout_s=_ANSWER_S)
+        return await ask_engine(self._engine, "fairlane_snapshot", timeout_s=ANSWER_S)
 
     # -- tenants -----------------------------------------------------------------------------
 
@@ -290,6 +298,34 @@ async def answer_itself(app: App, scope: Scope, receive: Receive, send: Send) ->
         if any(base.__name__ == "CORSMiddleware" for base in getattr(kind, "__mro__", ())):
             app = kind(app, *arguments, **options)
     await app(scope, receive, send)
+
+
+def answer_refusals(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    refused: Callable[[], Refused | None],
+    headers: Callable[[], Mapping[str, str]],
+) -> Send:
+    """`send` that answers in the server's place once a request is refused, and adds headers.
+
+    Both are asked when an answer begins.
+    """
+    replaced = False
+
+    async def answering(message: Message) -> None:
+        nonlocal replaced
+        if message["type"] == "http.response.start":
+            more, why = headers(), refused()
+            if why is not None:
+                replaced = True
+                await answer_itself(partial(_refusal, why, more), scope, receive, send)
+                return
+            message["headers"] = [*message.get("headers", ()), *as_headers(more)]
+        if not replaced:
+            await send(message)
+
+    return answering
 
 
 async def _refusal(
