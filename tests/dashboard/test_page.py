@@ -52,7 +52,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[str]:
-    with running(model="tiny", max_num_seqs=8, speed=1.0) as engine:
+    with running(model="tiny", max_num_seqs=4, speed=1.0) as engine:
         yield engine.url
 
 
@@ -104,7 +104,7 @@ def test_an_operator_sees_who_gets_what_and_changes_it(
     with (
         serving(Running(config, name="gateway-1")) as site,
         tab(chromium, site.url, viewport=SCREEN, color_scheme="light") as seen,
-        load(site, town, acme=5, globex=14, hooli=18, initech=1),
+        load(site, town, acme=3, globex=8, hooli=10, initech=1),
     ):
         page = seen.page
         seen.see(town.keys["root"])
