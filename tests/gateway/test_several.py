@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fairlane.cluster.exchange import ExchangeState
+from fairlane.cluster.link import ExchangeState
 from fairlane.core.errors import FairlaneError
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import Running
@@ -314,6 +314,7 @@ def where_to(url: str, key: str) -> str:
             {"cluster": {"hub": "redis://h", "pool": "p"}, "scheduler": {"name": "fcfs"}},
             "fcfs cannot",
         ),
+        ({"cluster": {"ranks": False}}, "ranks is for a vLLM server"),
         ({"cluster": {"same_upstreams": True}}, "same_upstreams is for a hub"),
         ({"cluster": {"hub": "ray", "pool": "p"}}, "a gateway needs a server"),
         (

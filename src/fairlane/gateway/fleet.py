@@ -135,6 +135,14 @@ class Fleet:
         """Each queue once."""
         return list(dict.fromkeys(self.models.values()))
 
+    def change_policy(self, policy: Callable[[], Policy[Any]]) -> None:
+        """From now on such a policy decides in each queue."""
+        self._policy = policy
+        for dispatcher in self.dispatchers:
+            auditor = Auditor(cost=self._cost)
+            dispatcher.pool.books.change_policy(policy(), auditor, self._weights())
+            dispatcher.pump()
+
     # -- inside ------------------------------------------------------------------------------
 
     def _is_new(self, plan: UpstreamPlan) -> bool:

@@ -39,7 +39,7 @@ class Ranks(Engine):
         self.exchange: dict[str, Any] = {}
 
     async def call_utility_async(self, method: str, *args: Any) -> Any:
-        if method == "fairlane_swap":
+        if method in ("fairlane_swap", "fairlane_settle"):
             return await self._call_utility_async(method, *args, engine=b"\0")
         if method == "fairlane_share":
             self.shares += 1
@@ -49,6 +49,8 @@ class Ranks(Engine):
         return await super().call_utility_async(method, *args)
 
     async def _call_utility_async(self, method: str, *args: Any, engine: bytes) -> Any:
+        if method == "fairlane_settle":
+            return {}
         assert method == "fairlane_swap"
         if self.gone:
             raise RuntimeError("the engine is dead")
@@ -70,6 +72,19 @@ def test_engines_of_one_server_hear_each_other_by_themselves(town: Town) -> None
         assert engine.exchange == {}  # with no hub
 
 
+def test_engines_that_are_to_share_nothing_are_not_asked_to(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Ranks(2)
+    with (
+        caplog.at_level(logging.INFO, "vllm.fairlane"),
+        running(town.access(), engine, Cluster(ranks=False)),
+    ):
+        pass
+    assert (engine.shares, engine.schedulers) == (0, 0)
+    assert caplog.text.count("2 engines share nothing: [cluster] ranks = false") == 1
+
+
 def test_of_several_api_servers_one_relays_and_all_let_share(town: Town) -> None:
     first, second = Ranks(client_index=0), Ranks(client_index=1)
     cluster = Cluster(every_s=EVERY_S)
@@ -84,7 +99,7 @@ def test_of_several_api_servers_one_relays_and_all_let_share(town: Town) -> None
 def test_a_lone_engine_without_a_hub_shares_nothing(
     town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for cluster, said in ((None, 0), (Cluster(guard=0.5), 1)):
+    for cluster, said in ((None, 0), (Cluster(guard=0.5), 1), (Cluster(ranks=False), 2)):
         engine = Ranks(1)
         with running(town.access(), engine, cluster):
             pass
