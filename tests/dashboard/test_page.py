@@ -25,7 +25,7 @@ from tests.gateway.site import Site, gateway, port_of, serving
 from tests.simulated.engines import running
 
 PICTURES = os.environ.get("FAIRLANE_PICTURES")
-LOADED_S = 100 if PICTURES else 0  # before anything is changed, and once more after it
+LOADED_S = 75 if PICTURES else 0  # before anything is changed, and once more after it
 PHONE = {"width": 390, "height": 844}
 SCREEN = {"width": 1360, "height": 900}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]
