@@ -20,6 +20,7 @@ from fairlane.core.types import Rejection
 from fairlane.door.first_tokens import FirstTokens
 from fairlane.door.limits import RateLimits
 from fairlane.door.tenants import Limits
+from fairlane.door.visits import Visit
 
 _MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
 _SENTENCES = {
@@ -49,7 +50,8 @@ class Caller:
     client: the scheduler's name for it; None until the adapter that it asks for says so.
     operator: whether it may see all tenants and control the server.
     shared: whether all servers count it among its client's waiting requests.
-    arrived: when it was let in, by the door's clock.
+    arrived: when it was let in, by the door's clock. visit: what is noted of it, where somebody
+    wants to know.
     """
 
     client: str | None
@@ -58,6 +60,7 @@ class Caller:
     shared: bool = False
     refused: Refused | None = None  # once it is
     arrived: float = 0.0
+    visit: Visit | None = None
 
 
 class Admission:

@@ -15,8 +15,10 @@ from types import FrameType
 from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
 from fairlane.dashboard.app import Dashboard
+from fairlane.door.access_log import AccessLog
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
+from fairlane.door.tracing import tracing_of
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.desk import AnyDesk, Desk
@@ -50,16 +52,20 @@ class Running:
         self.config = config
         self._reload = None if file is None else Reload(file, config.named)
         self.door = Door(config.access)
-        self.fleet = Fleet(config.policy, config.cost, self._weights, self._opened)
+        self.fleet = Fleet(
+            config.policy, config.cost, self._weights, self._opened, name_of=config.name_of
+        )
         hub = connected(config.cluster)
         self.name = name or f"{socket.gethostname()}:{new_name()[:4]}"
         self.shared = None if hub is None else Shared(
             config.cluster, hub, self.name, self.fleet.models, self._weights, config.access.top,
         )  # fmt: skip
+        self._access_log = AccessLog(config.access_log, log) if config.access_log else None
         self.desk = Desk(
             self.door, self.fleet.models, policy=config.scheduler.name,
             max_wait_s=config.gateway.max_wait_s, cached_part=config.cached_part,
             cluster=config.cluster, shared=self.shared,
+            listeners=[] if self._access_log is None else [self._access_log],
         )  # fmt: skip
         self.asking = Asking(config.cluster, self.door.admission, log)
         self._looking: asyncio.Task[None] | None = None
@@ -71,6 +77,8 @@ class Running:
     async def open(self) -> None:
         """Begin, in the loop that it is to run in. Raises FairlaneError."""
         self.door.warn()
+        if self._access_log is not None:
+            self._access_log.start()
         await self.fleet.change(self.config.upstreams)
         self.asking.start()
         if self.shared is not None:
@@ -87,6 +95,19 @@ class Running:
         if self.shared is not None:
             await self.shared.stop()
         await self.desk.close()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def change_scheduler(self, name: str) -> None:
+        """From now on another scheduler decides, with its defaults, over who waits here, too.
+
+        Raises FairlaneError for one that cannot.
+        """
+        if self.shared is not None:
+            raise FairlaneError("gateways that share charges keep their scheduler: restart them")
+        self.config = self.config.with_scheduler(name)
+        self.fleet.change_policy(self.config.policy)
+        self.desk.policy = self.config.scheduler.name
 
     @property
     def live(self) -> int:
@@ -134,9 +155,16 @@ def application(
         door, config.dashboard, desk.tell, host="gateway", server=name,
         take_up_changes=desk.take_up_changes,
     )  # fmt: skip
+    tracing = tracing_of(config.tracing, "fairlane-gateway", log)
+
+    async def close() -> None:
+        await closes()
+        await tracing.close()
+
     return Gateway(
         door, desk, Relay(upstreams, section.patience), config.routes, dashboard,
-        most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=closes,
+        most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=close,
+        begins=tracing.begin,
     )  # fmt: skip
 
 

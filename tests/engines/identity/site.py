@@ -17,9 +17,10 @@ from typing import Any
 import uvicorn
 
 from fairlane.cluster.config import Cluster
+from fairlane.core.cost import LinearCost
 from fairlane.door.access import Access
 from fairlane.door.answers import Message, Receive, Scope, Send
-from fairlane.door.dashboard import DashboardOptions
+from fairlane.door.config import Configuration
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
 from tests.door.town import Town
@@ -204,15 +205,17 @@ class Server:
         access: Access,
         engine: Engine,
         cluster: Cluster | None = None,
-        dashboard: DashboardOptions | None = None,
+        **more: Any,
     ) -> None:
         self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
         self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
         self.engine = engine
         self.now = 1000.0
-        self.identity = Identity(
-            Application(engine), access, lambda: self.now, 0.1, cluster, dashboard
-        )
+        config = Configuration(
+            cost=LinearCost(cached_price=1 / 8), access=access, cluster=cluster or Cluster(),
+            **more,
+        )  # fmt: skip
+        self.identity = Identity(Application(engine), config, lambda: self.now)
         args = SimpleNamespace(port=next(_PORTS))  # of vLLM's options; another than it listens on
         self.state = SimpleNamespace(engine_client=engine, args=args)
         self.port = 0
@@ -250,10 +253,10 @@ def running(
     access: Access,
     engine: Engine | None = None,
     cluster: Cluster | None = None,
-    dashboard: DashboardOptions | None = None,
+    **more: Any,
 ) -> Iterator[Server]:
-    """Start a server; it is stopped when the block ends."""
-    server = Server(access, engine or Engine(), cluster, dashboard)
+    """Start a server; it is stopped when the block ends. more: of its configuration."""
+    server = Server(access, engine or Engine(), cluster, **more)
     config = uvicorn.Config(
         server,
         "127.0.0.1",

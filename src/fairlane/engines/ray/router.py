@@ -19,6 +19,7 @@ from ray.serve.config import RequestRouterConfig
 
 from fairlane.core.errors import FairlaneError
 from fairlane.door.config import Configuration
+from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.tenants import TenantError, check_name
 from fairlane.engines.ray.private import Hooks, check_version, http_headers, request_name
 from fairlane.engines.ray.queue_actor import LOST, MOST_WAITING, make_queue
@@ -34,6 +35,10 @@ logger = logging.getLogger("ray.serve")
 def router_config(document: Mapping[str, Any], *, who: str | list[str], anonymous: str) -> Any:
     """See fairlane.engines.ray.fair_router. document: the configuration, as from a file."""
     config = Configuration.parse(document, Path())
+    if unseen := config.tells_requests:
+        raise FairlaneError(f"{unseen}: a router tells nothing of single requests; remove it")
+    if config.dashboard != DashboardOptions():
+        raise FairlaneError("[dashboard]: a router has no page; remove it")
     name = get_policy(config.scheduler.name).name
     if name == "rpm":
         raise FairlaneError("rpm turns requests away, which no router of Ray Serve can; take vtc")
