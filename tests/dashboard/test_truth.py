@@ -62,6 +62,7 @@ def test_who_waits_and_who_was_served(host: Host, town: Town, life: ExitStack) -
         2 * operator.rows["acme/carol"]["service"]
     )
     assert operator.rows["acme/carol"]["parent"] == "acme"
+    assert set(operator.frame["difference"]["between"]) == {"alice", "acme"}  # and no members
     assert operator.frame["difference"]["now"] <= operator.frame["difference"]["at_most"]
 
 

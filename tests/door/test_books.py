@@ -92,6 +92,25 @@ def test_the_auditor_counts_what_was_settled() -> None:
     assert books.snapshot()["policy_errors"] == 0
 
 
+def test_the_oldest_wait_is_of_who_still_waits() -> None:
+    now = 0.0
+    books = Books(FairQueue(), Auditor(), LinearCost(), lambda: now)
+    for number, client in enumerate("aab"):
+        books.arrive(req(str(number), client, 10))
+        now += 10.0
+
+    def oldest() -> list[float | None]:
+        clients = books.snapshot()["clients"]
+        return [clients[name]["oldest_s"] for name in "ab"]
+
+    assert oldest() == [30.0, 10.0]
+    books.admit("0", 0)
+    books.admit("2", 0)
+    assert oldest() == [20.0, None]
+    books.put_back("2")
+    assert oldest() == [20.0, 10.0]
+
+
 def test_passing_over_a_request_leaves_no_trace() -> None:
     books = Books(FairQueue(), Auditor(), LinearCost(), lambda: 0.0)
     books.arrive(req("1", "a", 100))
@@ -212,9 +231,9 @@ def test_another_policy_takes_over_all_who_wait_and_run(
 
 
 def totals(books: Books) -> dict[str, Any]:
-    """All that is told of clients, but for what the policy tells."""
+    """All that is told of clients, but for what the policy tells, and what grows by itself."""
     clients = books.snapshot()["clients"]
-    left_out = ("counter", "weight")
+    left_out = ("counter", "weight", "oldest_s")
     return {
         name: {key: value for key, value in row.items() if key not in left_out}
         for name, row in clients.items()

@@ -208,6 +208,11 @@ class Configuration:
         return "[log]" if self.access_log else "[tracing]" if self.tracing.on else ""
 
     @property
+    def name_of(self) -> Callable[[str], str]:
+        """From a client to whom auditors compare: of groups the outermost, as only these differ."""
+        return _top_group if self.scheduler.groups else str
+
+    @property
     def cached_part(self) -> float:
         """The price of a cached prompt token as a part of another's; 1 where nothing is cheaper."""
         nothing = self.cost.admission(0)
@@ -229,6 +234,10 @@ class Configuration:
     def _more(cls, document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         """What a host adds, by field."""
         return {}
+
+
+def _top_group(client: str) -> str:
+    return split_path(client)[0]
 
 
 def read_table(

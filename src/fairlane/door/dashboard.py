@@ -24,7 +24,7 @@ from fairlane.validation import checked
 
 @dataclass(frozen=True, slots=True)
 class DashboardOptions:
-    """[dashboard]: see the module. `audit` is a whole path once it is parsed."""
+    """[dashboard]: see the module. `audit` is a whole path once it is parsed, if there are any."""
 
     on: bool = True
     viewers: Annotated[int, Range(ge=1, le=10_000)] = 50
@@ -49,7 +49,7 @@ class DashboardOptions:
             _check_origin(made.origin)
         if not made.audit:
             raise FairlaneError("audit must be the name of a file")
-        return replace(made, audit=str(folder / made.audit))
+        return replace(made, audit=str(folder / made.audit)) if made.changes else made
 
 
 def _check_origin(origin: str) -> None:

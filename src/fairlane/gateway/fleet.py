@@ -46,8 +46,9 @@ class UpstreamPlan:
 class Fleet:
     """See the module.
 
-    weights: those of clients and groups now. opened: is told of each new queue. changed: is told of
-    the upstreams, by name, whenever they are others. models: the queue of each; upstreams: by name.
+    weights: those of clients and groups now. opened: is told of each new queue. name_of: from a
+    client to whom auditors compare. changed: is told of the upstreams, by name, whenever they are
+    others. models: the queue of each; upstreams: by name.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class Fleet:
         weights: Callable[[], Mapping[str, float]],
         opened: Callable[[Pool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        name_of: Callable[[str], str] = str,
     ) -> None:
         self._policy, self._cost, self._clock = policy, cost, clock
         self._opened = opened
+        self._name_of = name_of
         self._weights = weights
         self.changed: Callable[[Mapping[str, Address]], None] = lambda _: None
         self.models: dict[str, Dispatcher] = {}
@@ -183,7 +186,8 @@ class Fleet:
             dispatcher.refuse("no_upstream")
 
     def _queue(self) -> Dispatcher:
-        books = Books(self._policy(), Auditor(cost=self._cost), self._cost, self._clock)
+        auditor = Auditor(cost=self._cost, name_of=self._name_of)
+        books = Books(self._policy(), auditor, self._cost, self._clock)
         books.set_weights(self._weights())
         pool = Pool(books, (), self._clock)
         self._opened(pool)

@@ -52,7 +52,9 @@ class Running:
         self.config = config
         self._reload = None if file is None else Reload(file, config.named)
         self.door = Door(config.access)
-        self.fleet = Fleet(config.policy, config.cost, self._weights, self._opened)
+        self.fleet = Fleet(
+            config.policy, config.cost, self._weights, self._opened, name_of=config.name_of
+        )
         hub = connected(config.cluster)
         self.name = name or f"{socket.gethostname()}:{new_name()[:4]}"
         self.shared = None if hub is None else Shared(

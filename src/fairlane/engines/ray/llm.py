@@ -23,6 +23,7 @@ from fairlane.core.errors import FairlaneError
 from fairlane.door.admission import Admission, Caller, Refused
 from fairlane.door.answers import App, Receive, Scope, Send, send_json, send_refusal
 from fairlane.door.asking import Asking
+from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
 from fairlane.engines.ray.private import check_version
@@ -71,6 +72,11 @@ def build_app(arguments: Mapping[str, Any]) -> Any:
         raise FairlaneError(
             f"{unseen}: Ray's ingress tells nothing of single requests; remove it, or stream "
             "directly (RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1)"
+        )
+    if not direct and config.dashboard != DashboardOptions():
+        raise FairlaneError(
+            "[dashboard]: Ray's ingress has no page; remove it, or stream directly "
+            "(RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1)"
         )
     if config.cluster.hub is not None and len(built.llm_configs) > 1:
         raise FairlaneError(

@@ -66,7 +66,7 @@ class QueueActor:
         config = Configuration.parse(document, Path())
         policy = config.policy()
         weights = config.weights if policy.has_weights else {}
-        auditor = Auditor(cost=config.cost, weights=weights)
+        auditor = Auditor(cost=config.cost, weights=weights, name_of=config.name_of)
         books = Books(policy, auditor, config.cost, time.monotonic)
         self._queue = SharedQueue(books, time.monotonic)
         self._name = new_name()

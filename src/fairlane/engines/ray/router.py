@@ -19,6 +19,7 @@ from ray.serve.config import RequestRouterConfig
 
 from fairlane.core.errors import FairlaneError
 from fairlane.door.config import Configuration
+from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.tenants import TenantError, check_name
 from fairlane.engines.ray.private import Hooks, check_version, http_headers, request_name
 from fairlane.engines.ray.queue_actor import LOST, MOST_WAITING, make_queue
@@ -36,6 +37,8 @@ def router_config(document: Mapping[str, Any], *, who: str | list[str], anonymou
     config = Configuration.parse(document, Path())
     if unseen := config.tells_requests:
         raise FairlaneError(f"{unseen}: a router tells nothing of single requests; remove it")
+    if config.dashboard != DashboardOptions():
+        raise FairlaneError("[dashboard]: a router has no page; remove it")
     name = get_policy(config.scheduler.name).name
     if name == "rpm":
         raise FairlaneError("rpm turns requests away, which no router of Ray Serve can; take vtc")

@@ -57,7 +57,7 @@ class FairHooks(Hooks):
             cost=config.cost,
             weights=self._weights,
             bound=self._bound(config, policy.slack),
-            name_of=_top_group if config.scheduler.groups else str,
+            name_of=config.name_of,
         )
         self._books = Books(policy, auditor, config.cost, time.monotonic)
         patience = config.scheduler.patience
@@ -221,7 +221,3 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
     config = kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]
     kind = FairAsyncScheduler if config.scheduler_config.async_scheduling else FairScheduler
     return kind(*args, **kwargs)
-
-
-def _top_group(client: str) -> str:
-    return split_path(client)[0]
