@@ -9,7 +9,6 @@ What a replica refuses, and what it knows of its clients, the ingress tells as t
 With direct streaming vLLM's own HTTP server answers in each replica, with Fairlane's middleware.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -20,20 +19,19 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fairlane.core.errors import FairlaneError
-from fairlane.door.admission import Admission, Caller, Refused
+from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import App, Receive, Scope, Send, send_json, send_refusal
 from fairlane.door.asking import Asking
 from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
-from fairlane.engines.ray.private import check_version
+from fairlane.engines.ray.parts import Parts
+from fairlane.engines.ray.private import check_version, replicas_here
 from fairlane.engines.ray.private_llm import (
     IngressHooks,
     LLMServingArgs,
     ServerHooks,
     build_openai_app,
-    replicas_here,
-    replicas_now,
     streams_directly,
 )
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
@@ -51,7 +49,6 @@ from fairlane.engines.vllm.serve import SCHEDULER
 
 log = logging.getLogger("ray.serve")
 CLIENT = "x-fairlane-client"
-REPLICAS_S = 10.0  # how often a replica asks how many there are
 _TAKEN_OFF = frozenset({b"authorization", b"x-api-key", b"x-data-parallel-rank", CLIENT.encode()})
 
 
@@ -217,22 +214,3 @@ class ReplicaIdentity(Identity):
     def place(self, app: Any, engine: Any) -> tuple[str, int]:
         """The replica's name, and how many there are."""
         return replicas_here()
-
-
-class Parts:
-    """Has each replica's part of limits follow how many there are, as they come and go.
-
-    It begins at once, in the event loop that runs, and lasts as long as its owner keeps it.
-    """
-
-    def __init__(self, admission: Admission, every_s: float = REPLICAS_S) -> None:
-        self._admission, self._every_s = admission, every_s
-        self._task = asyncio.get_running_loop().create_task(self._follow())
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                self._admission.share(await asyncio.to_thread(replicas_now))
-            except Exception as error:  # such as a controller that is restarted: the parts stay
-                log.warning("how many replicas there are is not known: %s", error)

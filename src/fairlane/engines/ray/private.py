@@ -12,6 +12,7 @@ from abc import abstractmethod
 from typing import Any
 
 from ray import __version__ as RAY_VERSION
+from ray import serve
 from ray.serve import get_replica_context
 from ray.serve.context import _get_serve_request_context
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -19,6 +20,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from fairlane.core.errors import FairlaneError
 from fairlane.engines.versions import was_tested
 
+_ENDING = frozenset({"STOPPING", "STOPPED"})  # states of a replica that counts no more
 OLDEST, NEWEST = (2, 55), (2, 60)
 logger = logging.getLogger("ray.serve")
 
@@ -55,6 +57,24 @@ def served_here() -> tuple[str, str, str, str]:
     if not request:
         raise FairlaneError("no request is being served here; call this while one is")
     return context.app_name, context.deployment, context.replica_tag, request
+
+
+def replicas_here() -> tuple[str, int]:
+    """The name of this replica, and how many there are of its deployment."""
+    context = get_replica_context()
+    return f"{context.app_name}:{context.replica_tag}", max(1, int(context.world_size))
+
+
+def replicas_now() -> int:
+    """How many replicas of the deployment that this one is of there are now, or are starting.
+
+    Asks Serve's controller, and blocks until it answers. Raises anything.
+    """
+    context = get_replica_context()
+    app = serve.status().applications[context.app_name]
+    states = app.deployments[context.deployment].replica_states
+    count = sum(number for state, number in states.items() if state not in _ENDING)
+    return max(1, int(count))
 
 
 class Hooks(RequestRouter):  # type: ignore[misc]

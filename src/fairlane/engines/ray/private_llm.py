@@ -12,14 +12,12 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ray import serve
 from ray.llm._internal.serve.constants import RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING
 from ray.llm._internal.serve.core.configs.openai_api_models import (
     ErrorInfo,
     ErrorResponse,
     OpenAIHTTPException,
 )
-from ray.serve import get_replica_context
 from ray.serve.llm import LLMServingArgs, build_openai_app
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress
@@ -33,31 +31,12 @@ __all__ = ["IngressHooks", "LLMServingArgs", "ServerHooks", "build_openai_app", 
 
 _REFUSED = "fairlane.refused"  # in the scope of a request: a list, of what it was refused for
 _REJECTION = "fairlane_rejection"
-_ENDING = frozenset({"STOPPING", "STOPPED"})  # states of a replica that counts no more
 _GENERATES = frozenset({"chat", "completions", "embeddings", "score", "transcriptions"})
 
 
 def streams_directly() -> bool:
     """Whether vLLM's own HTTP server answers in each replica, with its middlewares."""
     return bool(RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING)
-
-
-def replicas_here() -> tuple[str, int]:
-    """The name of this replica, and how many there are of its deployment."""
-    context = get_replica_context()
-    return f"{context.app_name}:{context.replica_tag}", max(1, int(context.world_size))
-
-
-def replicas_now() -> int:
-    """How many replicas of the deployment that this one is of there are now, or are starting.
-
-    Asks Serve's controller, and blocks until it answers. Raises anything.
-    """
-    context = get_replica_context()
-    app = serve.status().applications[context.app_name]
-    states = app.deployments[context.deployment].replica_states
-    count = sum(number for state, number in states.items() if state not in _ENDING)
-    return max(1, int(count))
 
 
 class IngressHooks(OpenAiIngress):  # type: ignore[misc]

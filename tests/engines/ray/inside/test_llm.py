@@ -16,12 +16,10 @@ from serving import CONTENDED, Server, free_port, write_model
 
 from fairlane.cluster.ray import NAMESPACE, RayHub
 from fairlane.core.errors import FairlaneError
-from fairlane.door.admission import Admission
 from fairlane.door.sharing import told
 from fairlane.door.tenant_file import change_tenants
 from fairlane.door.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
 from fairlane.engines.ray import build_fair_openai_app, launch
-from fairlane.engines.ray.llm import Parts
 from fairlane.engines.ray.serve import plan
 from fairlane.engines.vllm.serve import ServeOptions
 from tests.docs.markdown import read_blocks
@@ -241,36 +239,6 @@ def test_shares_are_of_both_replicas_together_while_they_share_and_not_without(
         floods.share(60)
         assert floods.share(300) > 5.5  # 9 : 1, if each is fair by itself
         ray.kill(deaf)
-
-
-# -- replicas that come and go -------------------------------------------------------------------
-
-
-class Limited:
-    """A replica that knows its part of a limit, and looks every tenth of a second."""
-
-    def __init__(self) -> None:
-        self._admission = Admission(lambda _: None)
-        self._parts: Parts | None = None
-
-    async def __call__(self) -> int | None:
-        if self._parts is None:
-            self._parts = Parts(self._admission, every_s=0.1)
-        return self._admission.part(12)
-
-
-def test_a_replicas_part_of_a_limit_follows_how_many_there_are(port: int) -> None:
-    for replicas in (1, 3, 2):
-        app = serve.deployment(
-            Limited, num_replicas=replicas, ray_actor_options={"num_cpus": 0.1}
-        ).bind()
-        handle = serve.run(app, name="limited", route_prefix=None)
-
-        def parts(asked: Any = handle) -> set[int]:
-            return {asked.remote().result() for _ in range(8)}
-
-        wait_until(parts, lambda now, n=replicas: now == {12 // n}, "parts change")  # type: ignore[misc]
-    serve.delete("limited")
 
 
 # -- what the command starts ---------------------------------------------------------------------

@@ -36,8 +36,7 @@ from tests.processes import wait_until
 from tests.tunnel import Tunnel
 
 KEYS = {name: new_key() for name in (*WEIGHTS, "root")}
-SETTLING = 10_000  # tokens, in which is made good what bob missed for a while, ...
-LONG_SETTLING = 25_000  # ... and the most that he may be behind
+SETTLING = 25_000  # tokens, in which bob makes good the most that he may be behind
 CONFIGURATION = """
 [cluster]
 hub = "redis://127.0.0.1:{port}"
@@ -200,7 +199,7 @@ def test_weights_divide_what_all_replicas_give(pool: Pool) -> None:
     pool.await_hub()
     before = pool.await_silence()
     with Flood(pool) as flood:
-        flood.until(LONG_SETTLING)
+        flood.until(SETTLING)
         assert flood.due() == FAIR
         told = [replica.cluster() for replica in (pool.first, pool.second)]
     after = pool.await_silence()
