@@ -19,6 +19,7 @@ from fairlane.cluster.shared_limits import SharedLimits
 from fairlane.core.types import Rejection
 from fairlane.door.limits import RateLimits
 from fairlane.door.tenants import Limits
+from fairlane.usage.tally import Tally
 
 _MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
 _SENTENCES = {
@@ -70,6 +71,7 @@ class Admission:
         self.rates = RateLimits(limits_of)
         self.waiting: dict[str, int] = {}
         self.rejected: dict[tuple[str, str], int] = {}
+        self.tally = Tally(_MOST_REASONS, "other")  # as `rejected`, to be taken
 
     def share(self, servers: int) -> None:
         """So many servers share each limit, evenly."""
@@ -150,6 +152,7 @@ class Admission:
         known = (client, reason) in self.rejected or len(self.rejected) < _MOST_REASONS
         key = (client if known else "other", reason)
         self.rejected[key] = self.rejected.get(key, 0) + 1
+        self.tally.refuse(client, "", reason)  # which model it asks for is not known yet
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@
     alice = 2.0
 
 What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
-whom charges are shared (cluster/config.py) and what a host adds. Every mistake is one line that
+whom charges are shared (cluster/config.py), where usage is kept (usage/config.py) and what a host
+adds. Every mistake is one line that
 names file, section and key.
 """
 
@@ -33,6 +34,7 @@ from fairlane.core.policy import Policy
 from fairlane.door.access import TABLES as ACCESS_TABLES
 from fairlane.door.access import Access, table
 from fairlane.policies.registry import get_policy
+from fairlane.usage.config import Keeping
 from fairlane.validation import checked
 
 T = TypeVar("T")
@@ -110,7 +112,7 @@ class Configuration:
     """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
-        "scheduler", "prices", "weights", "cluster", *ACCESS_TABLES,
+        "scheduler", "prices", "weights", "cluster", "usage", *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
     HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
@@ -121,6 +123,7 @@ class Configuration:
     weights: Mapping[str, float] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
     cluster: Cluster = field(default_factory=Cluster)
+    usage: Keeping = field(default_factory=Keeping)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -153,7 +156,9 @@ class Configuration:
         )  # fmt: skip
         cost = read_table(document, "prices", _prices)
         cluster = read_table(document, "cluster", lambda table: Cluster.parse(table, folder))
-        config = cls(scheduler, cost, weights, access, cluster, **cls._more(document, folder))
+        usage = read_table(document, "usage", lambda table: Keeping.parse(table, folder))
+        more = cls._more(document, folder)
+        config = cls(scheduler, cost, weights, access, cluster, usage, **more)
         config.check_scheduler()
         config.policy()
         return config

@@ -259,7 +259,9 @@ class LocalTicket:
         prompt = wish.tokens + guessed
         request = Request(f"r{next(self._desk.ids)}", self._client, prompt, wish.most or None)
         expected = self._expected_output(wish)
-        queue.arrive(request, expected, session=wish.session, whole=not wish.stream)
+        queue.arrive(
+            request, expected, model=wish.model, session=wish.session, whole=not wish.stream
+        )
         return _Place(queue, request, wish)
 
     def _expected_output(self, wish: Wish) -> int:

@@ -16,6 +16,7 @@ from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
+from fairlane.door.keeping import Keeper
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.desk import AnyDesk, Desk
@@ -61,6 +62,9 @@ class Running:
             cluster=config.cluster, shared=self.shared,
         )  # fmt: skip
         self.asking = Asking(config.cluster, self.door.admission, log)
+        self.keeper = None if not config.usage.on else Keeper(
+            config.usage, self.door.admission, self.fleet.take_usage, log
+        )  # fmt: skip
         self._looking: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, list[str]]:
@@ -74,6 +78,8 @@ class Running:
         self.asking.start()
         if self.shared is not None:
             self.shared.start()
+        if self.keeper is not None:
+            await self.keeper.begin()
         if self._reload is not None:
             self._looking = asyncio.create_task(self._look(self._reload))
 
@@ -82,6 +88,8 @@ class Running:
         if self._looking is not None:
             self._looking.cancel()
         await self.fleet.close()
+        if self.keeper is not None:
+            await self.keeper.end()
         await self.asking.stop()
         if self.shared is not None:
             await self.shared.stop()
@@ -97,6 +105,8 @@ class Running:
         log.warning("draining: %d requests are under way; a second signal ends at once", self.live)
 
     def _opened(self, pool: Pool) -> None:
+        if self.keeper is not None:
+            pool.books.take_usage()  # from now on it counts
         if self.shared is not None:
             self.shared.opened(pool)
 
