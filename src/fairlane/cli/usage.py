@@ -49,7 +49,7 @@ def usage(
     fairlane usage postgresql://fairlane@db/fairlane --by month --tenant acme --csv
     fairlane usage usage.sqlite --delete alice
     """
-    from fairlane.usage.reading import parse_by, parse_time, report
+    from fairlane.usage.reading import Where, parse_by, parse_time, report
 
     now = datetime.now(UTC)
     words = parse_by(by)
@@ -57,8 +57,6 @@ def usage(
     if as_csv and json:
         raise FairlaneError("--csv or --json: one of them")
     store = _store(database, config)
-    from fairlane.usage.store import Where
-
     if delete is not None:
         say(f"deleted {store.delete(delete)} rows of {delete}")
         return

@@ -150,13 +150,13 @@ class Configuration:
         scheduler = read_table(document, "scheduler", cls._scheduling().parse)
         written = {name: document[name] for name in ("weights",) if name in document}
         weights = checked(_Weights, written).get("weights", {})
+        usage = read_table(document, "usage", lambda table: Keeping.parse(table, folder))
         access = Access.parse(
             document, folder, weights=weights, weightless=scheduler.weightless,
-            ends_waits=cls.ENDS_WAITS,
+            ends_waits=cls.ENDS_WAITS, keeps_usage=usage.on,
         )  # fmt: skip
         cost = read_table(document, "prices", _prices)
         cluster = read_table(document, "cluster", lambda table: Cluster.parse(table, folder))
-        usage = read_table(document, "usage", lambda table: Keeping.parse(table, folder))
         more = cls._more(document, folder)
         config = cls(scheduler, cost, weights, access, cluster, usage, **more)
         config.check_scheduler()
@@ -171,6 +171,18 @@ class Configuration:
                 f"[scheduler] name: {name} has no weights, but {who} has one; take vtc or drr, or "
                 "give everyone the weight 1"
             )
+        if who := self.access.quota():
+            if not self.usage.on:
+                raise FairlaneError(
+                    f"{who} has a quota, which needs a database of usage; name one: [usage] "
+                    'database = "usage.sqlite"'
+                )
+            who = self.access.quota(soft=True)
+            if who and name not in ("", _ENGINES_ORDER):
+                raise FairlaneError(
+                    f"[scheduler] name: {name} has no weights, but {who} has a soft quota; take "
+                    "vtc or drr, or a quota that is not soft"
+                )
         if self.cluster != Cluster() and not self.scheduler.policy().can_share:
             raise FairlaneError(
                 f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "

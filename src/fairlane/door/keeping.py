@@ -1,4 +1,5 @@
-"""Usage is kept: what was served and refused is written to the database, every few seconds.
+"""Usage is kept: what was served and refused is written to the database, every few seconds, and
+what quotas need is read.
 
 It runs beside a host, in its loop; the database is asked in a thread. Where it cannot be used,
 what is to be written stays in memory, the log says so once, a metric tells, and nobody's request
@@ -8,14 +9,15 @@ waits.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from fairlane.cluster.beside import Beside
-from fairlane.door.admission import Admission
+from fairlane.door.door import Door
 from fairlane.usage.config import Keeping
 from fairlane.usage.ledger import Ledger
+from fairlane.usage.quotas import Quota, Quotas
 from fairlane.usage.store import Store, StoreError
 from fairlane.usage.tally import Grown
 
@@ -24,26 +26,33 @@ Take = Callable[[], Awaitable[Iterable[Grown]]]
 
 
 class Keeper:
-    """Keeps the usage of one server; see the module.
+    """Keeps the usage of one server, and says who is within quotas; see the module.
 
-    take: the schedulers' part. log: where its host's words go. clock: seconds since 1970.
+    take: the schedulers' part. changed: is called when somebody's weight falls, or is whole again.
+    log: where its host's words go. clock: seconds since 1970.
     """
 
     def __init__(
         self,
         keeping: Keeping,
-        admission: Admission,
+        door: Door,
         take: Take,
+        changed: Callable[[], None],
         log: logging.Logger,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._every_s = keeping.every_s
-        self._admission = admission
+        self._door = door
         self._take = take
+        self._changed = changed
         self._log = log
-        self._clock = clock
+        self.clock = clock
         self.store: Store = keeping.store()
         self.ledger = Ledger(self.store, keeping.keep_days, clock)
+        self.quotas = Quotas(
+            self._quotas_of, self.ledger.unwritten, clock, soft_weight=keeping.soft_weight
+        )
+        door.admission.quotas = self.quotas
         self._ends = asyncio.Event()
         self._running: Beside | None = None
 
@@ -84,10 +93,20 @@ class Keeper:
             "problem": told.problem or None,
             "failures": told.failures,
             "pending": self.ledger.pending,
-            "age_s": None if told.at is None else max(0.0, self._clock() - told.at),
+            "age_s": None if told.at is None else max(0.0, self.clock() - told.at),
         }
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _quotas_of(self, path: str) -> Sequence[Quota]:
+        limits = self._door.limits_of(path)
+        return () if limits is None else limits.quotas
+
+    @property
+    def _with_quotas(self) -> list[str]:
+        """The paths of tenants that have any."""
+        tenants = self._door.tenants
+        return [tenants.path(name) for name, tenant in tenants.items() if tenant.limits.quotas]
 
     async def _turn(self) -> None:
         await self._take_all()
@@ -99,17 +118,22 @@ class Keeper:
                 self.ledger.add(grown)
         except Exception as error:
             self._log.error("what was served is not known: %s: %s", type(error).__name__, error)
-        self.ledger.add(self._admission.tally.take())
+        self.ledger.add(self._door.admission.tally.take())
 
     async def _exchange(self) -> None:
+        paths = self._with_quotas
+        wanted = self.quotas.wanted(paths)
         self.ledger.prepare()
         try:
-            await asyncio.to_thread(self.ledger.exchange, ())
+            sums = await asyncio.to_thread(self.ledger.exchange, wanted)
         except StoreError as error:
             if self.ledger.failed(str(error)):
                 self._log.error("usage is kept in memory until it can be written: %s", error)
-            return
-        again = bool(self.ledger.report.problem)
-        self.ledger.written()
-        if again:
-            self._log.warning("usage is written again")
+        else:
+            again = bool(self.ledger.report.problem)
+            self.ledger.written()
+            self.quotas.read(sums)
+            if again:
+                self._log.warning("usage is written again")
+        if self.quotas.look(paths):
+            self._changed()

@@ -130,7 +130,7 @@ class Telemetry:
 
     def _clients(self, seen: dict[str, Any]) -> Clients:
         """The clients of a snapshot, with what this API server knows of them."""
-        known = self._access.tenants().weights()
+        known = self._admission.lowered(self._access.tenants().weights(), self._access.weights)
         clients: Clients = seen.pop("clients")
         for path, waiting in self._admission.waiting.items():
             clients.setdefault(path, {})["waiting"] = waiting

@@ -23,6 +23,7 @@ from fairlane.door.answers import (
     Send,
     as_headers,
     close_websocket,
+    query_of,
     send_json,
     send_refusal,
 )
@@ -36,7 +37,8 @@ from fairlane.gateway.upstream import headers_for_upstream
 _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
 _MOST_HEADERS = 1 << 16  # bytes
 EVERYONE = frozenset({"/health", "/ping"})
-RESERVED = EVERYONE | {"/v1/models", "/fairlane/tenants", "/fairlane/upstreams", "/metrics"}
+_AS_JSON = {"/fairlane/tenants": "tenants", "/fairlane/usage": "usage", "/fairlane/me": "me"}
+RESERVED = EVERYONE | {"/v1/models", "/fairlane/upstreams", "/metrics"} | _AS_JSON.keys()
 
 
 class Gateway:
@@ -105,14 +107,14 @@ class Gateway:
             self._desk.take_up_changes()
             caller = self._door.identify(scope)  # which routes there are is for who may come in
             route = self._routes.get(path)
-            if route is None and path not in self._reading:
+            if route is None and path not in RESERVED:
                 raise Refused(404, "not_found", f"There is no {path[:80]} here.")
             takes = ("GET", "HEAD") if route is None else ("POST",)
             if scope["method"] not in takes:
                 raise Refused(405, "method_not_allowed", f"{path} takes {takes[0]}.")
             if route is None:
                 send_with = _adding(send, as_headers(await self._left(caller)))
-                await self._reading[path](caller, send_with)
+                await self._tell(path, caller, query_of(scope), send_with)
             else:
                 self._refuse_while_draining()
                 _check_size(scope)
@@ -189,18 +191,20 @@ class Gateway:
     def _reading(self) -> Mapping[str, Callable[[Caller, Send], Awaitable[None]]]:
         return {
             "/v1/models": self._list_models,
-            "/fairlane/tenants": self._tell_tenants,
             "/fairlane/upstreams": self._tell_upstreams,
             "/metrics": self._tell_metrics,
         }
+
+    async def _tell(self, path: str, caller: Caller, query: str, send: Send) -> None:
+        if path in _AS_JSON:
+            await send_json(send, await self._desk.tell(_AS_JSON[path], caller, query))
+        else:
+            await self._reading[path](caller, send)
 
     async def _list_models(self, caller: Caller, send: Send) -> None:
         names = await self._desk.tell("models", caller)
         models = [{"id": name, "object": "model", "owned_by": "fairlane"} for name in names]
         await send_json(send, {"object": "list", "data": models})
-
-    async def _tell_tenants(self, caller: Caller, send: Send) -> None:
-        await send_json(send, await self._desk.tell("tenants", caller))
 
     async def _tell_upstreams(self, caller: Caller, send: Send) -> None:
         await send_json(send, {"upstreams": await self._desk.tell("upstreams", caller)})
@@ -229,5 +233,5 @@ def _adding(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
 
 
 def _target(scope: Scope) -> str:
-    query = bytes(scope.get("query_string", b""))
-    return str(scope["path"]) + (f"?{query.decode('latin-1')}" if query else "")
+    query = query_of(scope)
+    return str(scope["path"]) + (f"?{query}" if query else "")

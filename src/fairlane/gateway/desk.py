@@ -16,6 +16,7 @@ from fairlane.core.types import Outcome, Rejection, Request
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
 from fairlane.door.telemetry import Telemetry
+from fairlane.door.used import Used
 from fairlane.gateway.counting import Usage
 from fairlane.gateway.dispatch import Dispatcher, NotQueued
 from fairlane.gateway.estimate import Estimates
@@ -23,6 +24,7 @@ from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.sharing import Shared
 from fairlane.gateway.status import metrics, pools_of, upstreams
 
+_OF_CALLER = ("tenants", "usage", "me")
 _TELLS_LIMITS = 16  # output tokens that are counted against limits at once
 
 
@@ -106,10 +108,11 @@ class AnyDesk(Protocol):
     async def arrive(self, caller: Caller) -> Ticket:
         """A request of a known client comes in. Raises Refused, by its client's limits."""
 
-    async def tell(self, what: str, caller: Caller) -> Any:
-        """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates".
+    async def tell(self, what: str, caller: Caller, query: str = "") -> Any:
+        """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates", "usage",
+        "me".
 
-        Raises Refused.
+        query: of the URL. Raises Refused.
         """
 
 
@@ -141,6 +144,7 @@ class Desk:
         self._policy = policy
         self._shared = shared
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
+        self.used = Used(door)
 
     async def arrive(self, caller: Caller) -> "LocalTicket":
         """A request of a known client comes in. Raises Refused, by its client's limits."""
@@ -155,16 +159,15 @@ class Desk:
             for _, pool in pools_of(self.models):
                 pool.books.set_weights(weights)
 
-    async def tell(self, what: str, caller: Caller) -> Any:
+    async def tell(self, what: str, caller: Caller, query: str = "") -> Any:
         """See AnyDesk."""
-        sees_all = caller.operator or self.door.access.public
         if what == "models":
             return list(self.models)
         if what == "rates":
             return self.door.rate_headers(caller)
-        if what == "tenants":
-            return await self._telemetry.tenants(caller, self.door.tenants)
-        if not sees_all:
+        if what in _OF_CALLER:
+            return await self._tell_of(what, caller, query)
+        if not (caller.operator or self.door.access.public):
             raise Refused(403, "operators_only", "This route is for operators.")
         if what == "upstreams":
             return upstreams(self.models)
@@ -173,6 +176,14 @@ class Desk:
     async def close(self) -> None:
         """Let go of what it asks."""
         await self._telemetry.close()
+
+    async def _tell_of(self, what: str, caller: Caller, query: str) -> dict[str, Any]:
+        """What shows a client itself alone."""
+        if what == "usage":
+            return await self.used.usage(caller, query)
+        if what == "me":
+            return await self.used.me(caller)
+        return await self._telemetry.tenants(caller, self.door.tenants)
 
     async def _snapshots(self) -> list[dict[str, Any] | None]:
         return [self._snapshot(pool) for _, pool in pools_of(self.models)]

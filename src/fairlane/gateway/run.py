@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -39,11 +40,15 @@ class Running:
     """A gateway from its configuration to its end; the desk, without the HTTP.
 
     file: where the configuration was read; what changes there is taken up. name: what other
-    gateways call it.
+    gateways call it. clock: seconds since 1970, for usage and quotas.
     """
 
     def __init__(
-        self, config: GatewayConfig, file: Path | None = None, name: str | None = None
+        self,
+        config: GatewayConfig,
+        file: Path | None = None,
+        name: str | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not config.upstreams:
             raise FairlaneError("no upstream; name one by --upstream or under [upstreams]")
@@ -63,8 +68,9 @@ class Running:
         )  # fmt: skip
         self.asking = Asking(config.cluster, self.door.admission, log)
         self.keeper = None if not config.usage.on else Keeper(
-            config.usage, self.door.admission, self.fleet.take_usage, log
+            config.usage, self.door, self.fleet.take_usage, self.desk.take_up_changes, log, clock
         )  # fmt: skip
+        self.desk.used.keeper = self.keeper
         self._looking: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, list[str]]:
@@ -111,7 +117,7 @@ class Running:
             self.shared.opened(pool)
 
     def _weights(self) -> Mapping[str, float]:
-        return {**self.config.weights, **self.door.tenants.weights()}
+        return {**self.config.weights, **self.door.weights()}
 
     async def _look(self, reload: Reload) -> None:
         while True:

@@ -124,10 +124,10 @@ class RemoteDesk:
         headers = await self.ask("arrive", number, caller.client, caller.operator)
         return RemoteTicket(self, number, headers)
 
-    async def tell(self, what: str, caller: Caller) -> Any:
+    async def tell(self, what: str, caller: Caller, query: str = "") -> Any:
         """See AnyDesk."""
         number = next(self._numbers)
-        return await self.ask("tell", number, what, caller.client, caller.operator)
+        return await self.ask("tell", number, what, caller.client, caller.operator, query)
 
     async def ask(self, what: str, number: int, *more: Any) -> Any:
         """Send a message and await its answer. Raises Refused."""
@@ -252,10 +252,12 @@ class Hatch:
             return
         self.channel.send("answer", number, (name, dict(ticket.rate_headers)))
 
-    async def _tell(self, number: int, what: str, client: str | None, operator: bool) -> None:
+    async def _tell(
+        self, number: int, what: str, client: str | None, operator: bool, query: str
+    ) -> None:
         self._desk.take_up_changes()
         try:
-            told = await self._desk.tell(what, Caller(client, operator))
+            told = await self._desk.tell(what, Caller(client, operator), query)
         except Refused as refused:
             self._refuse(number, refused)
             return

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fairlane.core.errors import FairlaneError, UnknownNameError
 from fairlane.usage.rows import DAY_HOURS, FIELDS, HOUR_S
 
 if TYPE_CHECKING:
-    from fairlane.usage.store import Store, Where
+    from fairlane.usage.store import Store
 
 BY = ("tenant", "model", "hour", "day", "month")
 _TIMES = ("hour", "day", "month")
@@ -17,6 +17,17 @@ _WHOLE = frozenset({"requests", "input_tokens", "cached_tokens", "output_tokens"
 _AGO = re.compile(r"(\d{1,6})([hd])")
 _FORMATS = ("%Y-%m-%dT%H", "%Y-%m-%dT%H:%M", "%Y-%m-%d", "%Y-%m")
 Row = dict[str, Any]
+
+
+class Where(NamedTuple):
+    """Of what a report is. since, until: hours since 1970, the latter excluded. tenant: its path,
+    None for everyone's; members: with those below it.
+    """
+
+    since: int | None = None
+    until: int | None = None
+    tenant: str | None = None
+    members: bool = True
 
 
 def parse_by(text: str) -> list[str]:
@@ -53,7 +64,7 @@ def parse_time(text: str, now: datetime) -> int:
     )
 
 
-def report(store: "Store", by: Sequence[str], where: "Where") -> list[Row]:
+def report(store: "Store", by: Sequence[str], where: Where) -> list[Row]:
     """Rows by what `by` names, sorted by it; each with FIELDS and `refused`, by reason.
 
     Raises StoreError.

@@ -7,9 +7,10 @@ nobody knows whether it got through, changes nothing. Calls block; use them in a
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from fairlane.core.errors import FairlaneError
+from fairlane.usage.reading import Where
 from fairlane.usage.rows import DAY_HOURS, FIELDS, HOUR_S, Batch, Spent, day_of, month_of
 
 try:
@@ -48,16 +49,6 @@ Wanted = Iterable[tuple[str, str]]
 Row = dict[str, Any]
 
 
-class Where(NamedTuple):
-    """Of what a report is. since, until: hours since 1970, the latter excluded. tenant: with its
-    members.
-    """
-
-    since: int | None = None
-    until: int | None = None
-    tenant: str | None = None
-
-
 class StoreError(FairlaneError):
     """The database cannot be used now."""
 
@@ -75,8 +66,8 @@ class Store:
 
     def __init__(self, address: str, password: str | None = None) -> None:
         url = _url(address, password)
-        self.name = url.render_as_string(hide_password=True)
         self._sqlite = url.get_backend_name() == "sqlite"
+        self.name = address if self._sqlite else url.render_as_string(hide_password=True)
         self._insert = sqlite.insert if self._sqlite else postgresql.insert
         arguments = {"timeout": _SQLITE_WAIT_S} if self._sqlite else _POSTGRES
         self._engine = create_engine(
@@ -164,7 +155,11 @@ class Store:
         if where.until is not None:
             query = query.where(table.c.hour < where.until)
         if where.tenant is not None:
-            query = query.where(_below(table.c.tenant, where.tenant))
+            query = query.where(
+                _below(table.c.tenant, where.tenant)
+                if where.members
+                else table.c.tenant == where.tenant
+            )
         with self._begun() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 

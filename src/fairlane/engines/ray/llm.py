@@ -126,7 +126,7 @@ class FairServer(ServerHooks):
             engine_client, door.admission, door.turns, door.by_adapter, door.clock,
             config.cached_part,
         )  # fmt: skip
-        await set_weights(engine_client, door.tenants.weights())
+        await set_weights(engine_client, door.weights())
         self._relay = Relay(engine_client, config.cluster, name)
         await self._relay.start()
         self._asking = Asking(config.cluster, door.admission, log)

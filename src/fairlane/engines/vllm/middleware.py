@@ -126,7 +126,7 @@ class Identity:
         inside = EngineDoor(
             engine, door.admission, door.turns, door.by_adapter, door.clock, self._cached_part
         )
-        await set_weights(engine, door.tenants.weights())
+        await set_weights(engine, door.weights())
         name, servers = self.place(scope["app"], engine)
         door.admission.share(servers)
         door.warn()

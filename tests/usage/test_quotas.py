@@ -1,0 +1,135 @@
+"""Quotas at a gateway: a hard one refuses, a soft one yields; by clock, group and server."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.site import Site
+from tests.talking import until
+from tests.usage.places import start, town_of
+
+EVENING = datetime(2026, 3, 31, 23, 59, 50, tzinfo=UTC).timestamp()
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = EVENING
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asks(site: Site, key: str, tokens: int = 20) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and, of a refusal, the error."""
+    status, headers, body = site.complete(tokens, key, ignore_eos=True)
+    return status, headers, json.loads(body)["error"] if status != 200 else None
+
+
+def me(site: Site, key: str) -> Any:
+    return json.loads(site.request("GET", "/fairlane/me", key=key)[2])
+
+
+@pytest.mark.usefixtures("any_desk")
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_a_hard_quota_refuses_until_the_next_period(tmp_path: Path, period: str) -> None:
+    town, clock = town_of(tmp_path), Clock()
+    limits: dict[str, Any] = {f"tokens_per_{period}": 50}
+    key = town.add("q", **limits)
+    with ExitStack() as life:
+        site = start(life, tmp_path, town, clock=clock)
+        status, headers, _ = asks(site, key)
+        assert (status, headers[f"x-ratelimit-limit-tokens-{period}"]) == (200, "50")
+        while status == 200:
+            status, headers, error = asks(site, key)
+        assert (status, error["code"], error["type"]) == (
+            429, "quota_exceeded", "insufficient_quota",
+        )  # fmt: skip
+        assert (headers["retry-after"], headers["x-should-retry"]) == ("10", "false")
+        assert headers[f"x-ratelimit-remaining-tokens-{period}"] == "0"
+        assert headers[f"x-ratelimit-reset-tokens-{period}"] == "10s"
+        [quota] = me(site, key)["quotas"]
+        assert (quota["remaining"], quota["reset"]) == (0, "2026-04-01T00:00:00Z")
+        assert asks(site, town.keys["a"])[0] == 200  # nobody else is concerned
+        clock.now += 10
+        status, headers, _ = asks(site, key)
+        assert status == 200
+        assert int(headers[f"x-ratelimit-remaining-tokens-{period}"]) == 50
+        refused = site.clients(town.keys["root"])["q"]["rejected"]
+        assert refused == {f"tokens_per_{period}": 1}
+
+
+def test_a_month_goes_on_where_a_day_begins_anew(tmp_path: Path) -> None:
+    """And after a restart, whatever the server before it had served."""
+    town, clock = town_of(tmp_path), Clock()
+    clock.now -= 86400
+    key = town.add("q", tokens_per_day=40, cost_per_month=150.0)
+    for _ in range(2):
+        with ExitStack() as life:
+            site = start(life, tmp_path, town, clock=clock)
+            while asks(site, key)[0] == 200:
+                pass
+            used = {quota["quota"]: quota["used"] for quota in me(site, key)["quotas"]}
+        clock.now += 10
+    assert used["tokens_per_day"] < 80 <= used["cost_per_month"]
+
+
+def test_a_group_has_what_its_members_spend_at_all_servers(tmp_path: Path) -> None:
+    town = town_of(tmp_path)
+    town.add("team", tokens_per_day=60)
+    one, other = town.add("one", parent="team"), town.add("other", parent="team")
+    with ExitStack() as life:
+        here, there = (start(life, tmp_path, town) for _ in range(2))
+        until(lambda: asks(here, one)[0] == 429)
+        until(
+            lambda: asks(there, other)[0] == 429
+        )  # it has served the other member hardly anything
+        [quota] = me(there, other)["quotas"]
+        assert (quota["of"], quota["remaining"]) == ("team", 0)
+        town.add("team", tokens_per_day=1_000_000)
+        assert asks(there, other)[0] == 200  # a changed file holds at once
+
+
+def flood(site: Site, keys: list[str], count: int, ended: list[str]) -> None:
+    """So many requests of each key, in turn, at once; notes whose ended, in order."""
+
+    def one(key: str) -> None:
+        status, _, _ = site.complete(40, key, ignore_eos=True)
+        assert status == 200
+        ended.append(key)
+
+    work = keys * count
+    with ThreadPoolExecutor(len(work)) as pool:
+        list(pool.map(one, work))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beyond", [True, False])
+def test_a_soft_quota_yields_to_who_waits_and_to_nobody_else(tmp_path: Path, beyond: bool) -> None:
+    """Alone, whoever is beyond it gets all there is; beside another, a tenth of that one's part."""
+    town = town_of(tmp_path)
+    limit = 100 if beyond else 10_000_000
+    key = town.add("q", soft_tokens_per_day=limit)
+    with ExitStack() as life:
+        site = start(life, tmp_path, town, speed=3.0, window=8)
+        flood(site, [key], 4, [])
+        until(lambda: me(site, key)["weight"] == (0.1 if beyond else 1.0))
+        alone = threading.Thread(target=flood, args=(site, [key], 24, []))
+        alone.start()  # nobody else waits: it is refused nothing, and has the whole window
+        until(lambda: site.upstreams(town.keys["root"])["u0"]["in_flight"] == 8)
+        alone.join()
+        together: list[str] = []
+        flood(site, [key, town.keys["a"]], 48, together)
+    others = [i for i, whose in enumerate(together) if whose != key]
+    before = sum(whose == key for whose in together[: others[-1]])
+    if beyond:
+        assert before <= 24  # of 48; a tenth of the part, and what ran before the other came
+    else:
+        assert before >= 36
