@@ -25,11 +25,11 @@ _SINCE = "30d"
 
 
 class Used:
-    """Answers for one server. keeper: None while usage is not kept."""
+    """Answers for one server."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self.keeper: Keeper | None = None
+        self.keeper: Keeper | None = None  # while usage is not kept
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def usage(self, caller: Caller, query: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fairlane.cluster.config import Cluster
 from fairlane.core.types import Outcome, Rejection, Request
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
+from fairlane.door.keeping import Keeper
 from fairlane.door.telemetry import Telemetry
 from fairlane.door.used import Used
 from fairlane.gateway.counting import Usage
@@ -144,7 +145,7 @@ class Desk:
         self._policy = policy
         self._shared = shared
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
-        self.used = Used(door)
+        self._used = Used(door)
 
     async def arrive(self, caller: Caller) -> "LocalTicket":
         """A request of a known client comes in. Raises Refused, by its client's limits."""
@@ -173,6 +174,11 @@ class Desk:
             return upstreams(self.models)
         return await self._telemetry.metrics(caller) + metrics(self.models)
 
+    def keeps(self, keeper: Keeper) -> None:
+        """From now on usage is kept."""
+        self._used.keeper = keeper
+        self._telemetry.usage = keeper.report
+
     async def close(self) -> None:
         """Let go of what it asks."""
         await self._telemetry.close()
@@ -180,9 +186,9 @@ class Desk:
     async def _tell_of(self, what: str, caller: Caller, query: str) -> dict[str, Any]:
         """What shows a client itself alone."""
         if what == "usage":
-            return await self.used.usage(caller, query)
+            return await self._used.usage(caller, query)
         if what == "me":
-            return await self.used.me(caller)
+            return await self._used.me(caller)
         return await self._telemetry.tenants(caller, self.door.tenants)
 
     async def _snapshots(self) -> list[dict[str, Any] | None]:

@@ -70,7 +70,8 @@ class Running:
         self.keeper = None if not config.usage.on else Keeper(
             config.usage, self.door, self.fleet.take_usage, self.desk.take_up_changes, log, clock
         )  # fmt: skip
-        self.desk.used.keeper = self.keeper
+        if self.keeper is not None:
+            self.desk.keeps(self.keeper)
         self._looking: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, list[str]]:

@@ -202,7 +202,7 @@ class Store:
             set_={"sequence": given.excluded.sequence, "hour": given.excluded.hour},
             where=WRITERS.c.sequence < given.excluded.sequence,
         )
-        return connection.execute(written).rowcount == 1
+        return connection.execute(written.returning(WRITERS.c.id)).first() is not None
 
     def _adding(self, table: Table) -> Any:
         given = self._insert(table)

@@ -1,7 +1,9 @@
 """What grows until somebody takes it: numbers by client and model. Standard library alone."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 REQUESTS, INPUT, CACHED, OUTPUT, SERVICE, WAIT = range(6)  # of a list of numbers
 
@@ -15,6 +17,21 @@ class Grown:
 
     used: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def rows(self) -> tuple[list[Any], list[Any]]:
+        """The same as lists, which travel between processes."""
+        return [[*key, *n] for key, n in self.used.items()], [
+            [*key, count] for key, count in self.refused.items()
+        ]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Any]], model: str) -> "Grown":
+        """From such lists. model: the name of that which has none."""
+        used, refused = rows
+        return cls(
+            {(client, name or model): numbers for client, name, *numbers in used},
+            Counter({(client, name or model, why): count for client, name, why, count in refused}),
+        )
 
 
 class Tally:

@@ -21,6 +21,8 @@ from fairlane.door.access import Access
 from fairlane.door.answers import Message, Receive, Scope, Send
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
+from fairlane.usage.config import Keeping
+from fairlane.usage.tally import Tally
 from tests.door.town import Town
 from tests.processes import PATIENCE_S
 from tests.talking import ask
@@ -39,10 +41,12 @@ class Engine:
         self.weights: dict[str, float] = {}
         self.snapshot: dict[str, Any] = {"policy": "vtc", "shares": True, "weighted": True}
         self.snapshot["clients"] = {}
+        self.tally = Tally(1000, "rest")  # what the schedulers have to tell of usage
         self.broken = False
         self.forgotten: list[str] = []
         self.output_tokens = 1
         self.client_count = 1  # API servers
+        self.client_index = 0  # which of them this is
         self.held: asyncio.Event | None = None  # until it is set, requests are queued
         self.reading: asyncio.Event | None = None  # until it is set, prompts are being read
         self.turns_away = False  # whoever is queued, as a policy does that rejects
@@ -94,6 +98,8 @@ class Engine:
             return None
         if method == "fairlane_share":
             return ""
+        if method == "fairlane_take_usage":
+            return json.loads(json.dumps(self.tally.take().rows()))
         if method in ("fairlane_swap", "fairlane_part"):
             return {}
         if method == "fairlane_unread":
@@ -198,15 +204,23 @@ CONTROL = ("/v1/load_lora_adapter", "/abort_requests", "/inference/v1/abort_requ
 class Server:
     """A running server, and a client to talk to it."""
 
-    def __init__(self, access: Access, engine: Engine, cluster: Cluster | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        engine: Engine,
+        cluster: Cluster | None = None,
+        keeping: Keeping | None = None,
+    ) -> None:
         self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
         self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
         self.engine = engine
         self.now = 1000.0
         self.identity = Identity(
-            Application(engine), access, lambda: self.now, cached_part=0.1, cluster=cluster
-        )
-        args = SimpleNamespace(port=next(_PORTS))  # of vLLM's options; another than it listens on
+            Application(engine), access, lambda: self.now, cached_part=0.1, cluster=cluster,
+            keeping=keeping or Keeping(),
+        )  # fmt: skip
+        # of vLLM's options; the port is another than it listens on
+        args = SimpleNamespace(port=next(_PORTS), model="folder/m", served_model_name=["m", "n"])
         self.state = SimpleNamespace(engine_client=engine, args=args)
         self.port = 0
         self.exit_status: object = None
@@ -240,10 +254,13 @@ class Server:
 
 @contextmanager
 def running(
-    access: Access, engine: Engine | None = None, cluster: Cluster | None = None
+    access: Access,
+    engine: Engine | None = None,
+    cluster: Cluster | None = None,
+    keeping: Keeping | None = None,
 ) -> Iterator[Server]:
     """Start a server; it is stopped when the block ends."""
-    server = Server(access, engine or Engine(), cluster)
+    server = Server(access, engine or Engine(), cluster, keeping)
     config = uvicorn.Config(
         server,
         "127.0.0.1",

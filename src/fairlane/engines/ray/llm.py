@@ -52,6 +52,11 @@ def build_app(arguments: Mapping[str, Any]) -> Any:
             "[identity] lora: Ray's ingress cannot tell clients apart by their adapters; use keys, "
             "or direct streaming (RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1)"
         )
+    if not direct and config.usage.on:
+        raise FairlaneError(
+            "[usage] Ray's ingress keeps none; stream directly "
+            "(RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1), or put a gateway before it"
+        )
     if config.cluster.hub is not None and len(built.llm_configs) > 1:
         raise FairlaneError(
             "[cluster] one app of several models would share among them what each was charged; "

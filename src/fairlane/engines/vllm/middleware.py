@@ -25,12 +25,15 @@ from fairlane.door.answers import (
     Send,
     as_headers,
     close_websocket,
+    query_of,
     send_json,
     send_refusal,
 )
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
+from fairlane.door.keeping import Keeper
 from fairlane.door.telemetry import Telemetry
+from fairlane.door.used import Used
 from fairlane.engines.vllm.config import FairlaneConfig
 from fairlane.engines.vllm.frontend import (
     CALLER,
@@ -43,9 +46,12 @@ from fairlane.engines.vllm.frontend import (
 )
 from fairlane.engines.vllm.relay import Relay, server_name
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
+from fairlane.engines.vllm.used import served_model, take_usage
+from fairlane.usage.config import Keeping
 
 log = logging.getLogger("vllm.fairlane")
 _ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+_AS_JSON = frozenset({"/fairlane/tenants", "/fairlane/usage", "/fairlane/me"})
 _RANK = b"x-data-parallel-rank"  # picks an engine, and with it a queue
 _PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
@@ -55,7 +61,8 @@ class Identity:
 
     access: who may come in; by default as the file that FAIRLANE_CONFIG names says.
     cached_part: of a token, what a cached one counts against limits; cluster: with whom charges are
-        shared. Both by default as that file says, or 1 and nobody else where `access` is given.
+        shared; keeping: where usage is kept. By default as that file says, or 1, nobody and nowhere
+        where `access` is given.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class Identity:
         clock: Callable[[], float] = time.monotonic,
         cached_part: float = 1.0,
         cluster: Cluster | None = None,
+        keeping: Keeping = Keeping(),  # noqa: B008 - it does not change
     ) -> None:
         self._app = app
         self._broken = ""
@@ -73,15 +81,18 @@ class Identity:
             if access is None:
                 config = FairlaneConfig.from_environment()
                 access, cached_part = config.access, config.cached_part
-                cluster = config.cluster
+                cluster, keeping = config.cluster, config.usage
         except FairlaneError as error:
             self._broken = str(error)  # said when the server starts, which it then does not
             access = Access()
         self._cached_part = cached_part
         self._cluster = Cluster() if cluster is None else cluster
+        self._keeping = keeping
+        self._keeper: Keeper | None = None
         self._relay: Relay | None = None
         self._door = Door(access, clock, log)
         self.asking = Asking(self._cluster, self._door.admission, log)
+        self._used = Used(self._door)
         self._engine: Any = None
         self._weights: TenantWeights | None = None  # once there is an engine
         self._telemetry = Telemetry(
@@ -137,6 +148,12 @@ class Identity:
         self.asking.start()
         inside.close_in()
         self._weights = TenantWeights(door, engine, log)
+        if self._keeping.on:
+            take = partial(take_usage, engine, served_model(scope["app"]))
+            self._keeper = Keeper(self._keeping, door, take, self._weights.look, log)
+            await self._keeper.begin()
+            self._used.keeper = self._keeper
+            self._telemetry.usage = self._keeper.report
         self._engine = engine
 
     def place(self, app: Any, engine: Any) -> tuple[str, int]:
@@ -146,6 +163,8 @@ class Identity:
     async def _stop(self) -> None:
         relay, self._relay = self._relay, None
         if relay is not None:
+            if self._keeper is not None:
+                await self._keeper.end()
             await self.asking.stop()
             await relay.stop()
             await self._telemetry.close()
@@ -200,15 +219,30 @@ class Identity:
             text = await self._telemetry.metrics(caller) if scope.get("method") == "GET" else b""
             plain = [header for header in scope["headers"] if header[0] not in _PLAIN]
             await self._app({**scope, "headers": plain}, receive, _appending(send, text))
-        elif scope["type"] == "http" and path == "/fairlane/tenants" and caller is not None:
-            seen = await self._telemetry.tenants(caller, self._door.tenants)
-            await answer_itself(partial(_as_json, seen), scope, receive, send)
+        elif scope["type"] == "http" and path in _AS_JSON and caller is not None:
+            await self._tell(path, caller, scope, receive, send)
         elif caller is None:
             await self._app(scope, receive, send)
         else:
             if not caller.operator:
                 scope = _without_rank(scope)
             await self._app(scope, receive, self._answering(scope, receive, send, caller))
+
+    async def _tell(
+        self, path: str, caller: Caller, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """What a client may see of itself."""
+        try:
+            if path == "/fairlane/usage":
+                seen = await self._used.usage(caller, query_of(scope))
+            elif path == "/fairlane/me":
+                seen = await self._used.me(caller)
+            else:
+                seen = await self._telemetry.tenants(caller, self._door.tenants)
+        except Refused as refused:
+            await self._refuse(scope, receive, send, refused, caller)
+            return
+        await answer_itself(partial(_as_json, seen), scope, receive, send)
 
     def _answering(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> Send:
         """`send` that adds what is left of the limits, and answers for the engine's door."""
