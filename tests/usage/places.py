@@ -34,10 +34,10 @@ def town_of(folder: Path) -> Town:
 def start(life: ExitStack, folder: Path, town: Town, **tables: Any) -> Site:
     """A gateway before a simulated engine that serves the model `tiny`.
 
-    speed: of the engine. database: a file beside, or an address.
+    speed: of the engine. usage: keys of that table.
     """
     speed = tables.pop("speed", 50.0)
-    usage = {"database": tables.pop("database", "usage.sqlite"), "every_s": EVERY_S}
+    usage = {"database": "usage.sqlite", "every_s": EVERY_S, **tables.pop("usage", {})}
     engine = life.enter_context(running(max_num_seqs=8, speed=speed, model="tiny", noise=False))
     given = {"tenants": "tenants.toml", "scheduler": {"groups": True}, "usage": usage, **tables}
     return life.enter_context(gateway(engine.url, folder=folder, **given))
