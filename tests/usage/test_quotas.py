@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from fairlane.core.errors import FairlaneError
+from fairlane.door.tenants import Role
+from fairlane.gateway.config import GatewayConfig
+from tests.door.town import Town
 from tests.gateway.site import Site
 from tests.talking import until
 from tests.usage.places import start, town_of
@@ -95,6 +99,61 @@ def test_a_group_has_what_its_members_spend_at_all_servers(tmp_path: Path) -> No
         assert (quota["of"], quota["remaining"]) == ("team", 0)
         town.add("team", tokens_per_day=1_000_000)
         assert asks(there, other)[0] == 200  # a changed file holds at once
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "usage", "limits", "said"),
+    [
+        ("vtc", {}, {"tokens_per_day": 5}, "q has a quota, which needs a database of usage"),
+        ("rpm", {"database": "u"}, {"soft_cost_per_day": 5.0}, "rpm has no weights, but q has a"),
+        ("rpm", {"database": "u"}, {"cost_per_day": 5.0}, ""),
+        ("drr", {"database": "u"}, {"soft_cost_per_month": 5.0}, ""),
+    ],
+)
+def test_a_quota_that_cannot_hold_is_refused(
+    tmp_path: Path, scheduler: str, usage: dict[str, str], limits: dict[str, Any], said: str
+) -> None:
+    Town(tmp_path).add("q", **limits)
+    document = {"scheduler": {"name": scheduler}, "tenants": "tenants.toml", "usage": usage}
+    if not said:
+        assert GatewayConfig.parse(document, tmp_path).access.warning == ""
+        return
+    with pytest.raises(FairlaneError, match=said):
+        GatewayConfig.parse(document, tmp_path)
+
+
+def test_a_quota_that_comes_later_and_cannot_hold_is_said(tmp_path: Path) -> None:
+    """In a changed file of tenants, and under the order that is there to compare with."""
+    town = Town(tmp_path)
+    town.add("q", soft_tokens_per_day=5)
+    document = {"scheduler": {"name": "fcfs"}, "tenants": "tenants.toml"}
+    usage = {"database": "usage.sqlite"}
+    config = GatewayConfig.parse({**document, "usage": usage}, tmp_path)
+    assert "the soft quota of q is ignored: the scheduler fcfs" in config.access.warning
+    town.add("q")
+    config = GatewayConfig.parse(document, tmp_path)
+    assert config.access.warning == ""
+    town.add("q", tokens_per_month=5)
+    assert config.access.warning == "the quota of q is ignored: quotas need [usage]"
+
+
+def test_whoever_is_no_tenant_has_the_quota_of_all_such(tmp_path: Path) -> None:
+    """Each one of its own, also after a restart."""
+    town = Town(tmp_path)
+    gate = town.add("gate", role=Role.GATEWAY)
+
+    def status(site: Site, name: str) -> int:
+        body = {"model": "tiny", "prompt": "a b", "max_tokens": 9, "stream": True}
+        return site.request("POST", "/v1/completions", body, gate, X_Fairlane_Client=name)[0]
+
+    def until_refused(*names: str) -> None:
+        with ExitStack() as life:
+            site = start(life, tmp_path, town, limits={"tokens_per_day": 30})
+            until(lambda: {status(site, name) for name in names} == {429})
+            assert status(site, "z") == 200
+
+    until_refused("x", "y")
+    until_refused("x")
 
 
 def flood(site: Site, keys: list[str], count: int, ended: list[str]) -> None:

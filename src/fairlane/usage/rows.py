@@ -4,7 +4,7 @@ Hours, days and months are those of UTC.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -34,7 +34,12 @@ class Used(NamedTuple):
 
     def plus(self, other: "Used") -> "Used":
         """Both together."""
-        return Used(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Used(*[mine + theirs for mine, theirs in zip(self, other, strict=True)])
+
+    @property
+    def spent(self) -> "Spent":
+        """Of this, what quotas look at."""
+        return Spent(self.input_tokens + self.cached_tokens + self.output_tokens, self.service)
 
 
 FIELDS = Used._fields
@@ -72,27 +77,28 @@ class Batch:
     def add(self, grown: Grown, at: float, most: int) -> None:
         """Add what has grown until a time. Beyond `most` rows, all others are one."""
         hour = int(at // HOUR_S)
+        periods = (day_of(at), month_of(at))
         for (client, model), numbers in grown.used.items():
             key = (hour, fitting(client), fitting(model))
             if key not in self.used and len(self) >= most:
                 key = (hour, _REST, key[2])
-            used = Used(*(min(max(value, -_MOST), _MOST) for value in numbers))
-            self.used[key] = self.used.get(key, Used()).plus(used)
-            self._spend(key[1], used, at)
+            used = Used(*[min(max(value, -_MOST), _MOST) for value in numbers])
+            before = self.used.get(key)
+            self.used[key] = used if before is None else before.plus(used)
+            self._spend(key[1], used, periods)
         for (client, model, reason), count in grown.refused.items():
             row = (hour, fitting(client), fitting(model), fitting(reason))
             if row not in self.refused and len(self) >= most:
                 row = (hour, _REST, *row[2:])
             self.refused[row] += count
 
-    def _spend(self, client: str, used: Used, at: float) -> None:
-        tokens = used.input_tokens + used.cached_tokens + used.output_tokens
-        spent = Spent(tokens, used.service)
+    def _spend(self, client: str, used: Used, periods: Iterable[str]) -> None:
+        spent = used.spent
         if any(spent):
-            for period in (day_of(at), month_of(at)):
-                for path in with_groups(client):
-                    key = (period, path)
-                    self.spent[key] = self.spent.get(key, Spent()).plus(spent)
+            for path in with_groups(client):
+                for period in periods:
+                    before = self.spent.get((period, path))
+                    self.spent[period, path] = spent if before is None else before.plus(spent)
 
 
 def with_groups(path: str) -> Iterator[str]:
