@@ -1,8 +1,8 @@
 """What it costs to keep usage, as a Markdown table: milliseconds of CPU, once every `every_s`.
 
 Each client has one request that runs and one that waits. take: what has grown is taken from the
-books, in the loop that schedules; add: it is added up by row, in a server's loop; write and read:
-in SQLite, in a thread, with the sums of everyone's quota. A number is the least of all rounds.
+books, in the loop that schedules. In a thread: add, it is added up by row; write, to SQLite, and
+read, the sums of everyone's quota. A number is the least of all rounds.
 """
 
 import tempfile

@@ -1,8 +1,10 @@
 """The database of usage: sums that are true whoever writes, how often, and at the same time."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,6 +153,16 @@ def test_a_database_of_another_version_is_left_alone(opened: Opened) -> None:
         connection.execute(text("UPDATE fairlane_schema SET version = 99"))
     with pytest.raises(WrongSchema, match="version 99"):
         opened().write("w", 2, batch(a=1), NOON)
+
+
+def test_whoever_only_reads_makes_nothing(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "other.sqlite")
+    with closing(other), other:
+        other.execute("CREATE TABLE theirs (x)")
+        with pytest.raises(WrongSchema, match="holds no usage"):
+            report(Store(str(tmp_path / "other.sqlite"), makes=False), [], Where())
+        names = other.execute("SELECT name FROM sqlite_master").fetchall()
+    assert names == [("theirs",)]
 
 
 def test_a_file_that_is_no_database_is_a_problem_in_one_line(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _store(database: str | None, config: Path | None) -> "Store":
     place = keeping.database or ""
     if "://" not in place and not Path(place).exists():  # it would be made
         raise FairlaneError(f"{place}: there is no such database")
-    return keeping.store()
+    return keeping.store(makes=False)
 
 
 def _table(config: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from fairlane.door.door import Door
 from fairlane.usage.config import Keeping
 from fairlane.usage.ledger import Ledger
 from fairlane.usage.quotas import Quota, Quotas
+from fairlane.usage.rows import Sums
 from fairlane.usage.store import Store, StoreError
 from fairlane.usage.tally import Grown
 
@@ -56,8 +57,13 @@ class Keeper:
         self._ends = asyncio.Event()
         self._running: Beside | None = None
 
+    async def check(self) -> None:
+        """Raise FairlaneError for a database of another version; one that is away may come."""
+        with suppress(StoreError):
+            await asyncio.to_thread(self.store.spent, ())
+
     async def begin(self) -> None:
-        """From now on. Raises FairlaneError for a database of another version."""
+        """From now on. Raises as `check`."""
         await self._take_all()
         await self._exchange()
         self._log.warning("usage is kept in %s", self.store.name)
@@ -102,30 +108,28 @@ class Keeper:
         limits = self._door.limits_of(path)
         return () if limits is None else limits.quotas
 
-    @property
-    def _with_quotas(self) -> list[str]:
-        """The paths of tenants that have any."""
-        tenants = self._door.tenants
-        return [tenants.path(name) for name, tenant in tenants.items() if tenant.limits.quotas]
-
     async def _turn(self) -> None:
         await self._take_all()
         await self._exchange()
 
     async def _take_all(self) -> None:
+        found: list[Grown] = []
         try:
-            for grown in await self._take():
-                self.ledger.add(grown)
+            found += await self._take()
         except Exception as error:
             self._log.error("what was served is not known: %s: %s", type(error).__name__, error)
-        self.ledger.add(self._door.admission.tally.take())
+        found.append(self._door.admission.tally.take())
+        await asyncio.to_thread(self._add, found)
+
+    def _add(self, found: Iterable[Grown]) -> None:
+        for grown in found:
+            self.ledger.add(grown)
 
     async def _exchange(self) -> None:
-        paths = self._with_quotas
-        wanted = self.quotas.wanted(paths)
+        paths = list(dict.fromkeys((*self._door.tenants.with_quotas, *self.quotas.asked)))
         self.ledger.prepare()
         try:
-            sums = await asyncio.to_thread(self.ledger.exchange, wanted)
+            sums = await asyncio.to_thread(self._write, paths)
         except StoreError as error:
             if self.ledger.failed(str(error)):
                 self._log.error("usage is kept in memory until it can be written: %s", error)
@@ -135,5 +139,10 @@ class Keeper:
             self.quotas.read(sums)
             if again:
                 self._log.warning("usage is written again")
-        if self.quotas.look(paths):
+        over = await asyncio.to_thread(self.quotas.beyond, paths)
+        if over != self.quotas.over:
+            self.quotas.over = over
             self._changed()
+
+    def _write(self, paths: Iterable[str]) -> Sums:
+        return self.ledger.exchange(self.quotas.wanted(paths))

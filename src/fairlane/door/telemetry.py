@@ -168,7 +168,8 @@ class Telemetry:
         except (HubError, TimeoutError) as error:
             return {"problem": f"the hub did not answer: {error}", "servers": {}, "clients": {}}
         clients: Clients = {}
-        weights = {**self._access.weights, **self._access.tenants().weights()}
+        own = self._access.tenants().weights()
+        weights = self._admission.lowered({**self._access.weights, **own}, {})
         for part in servers.values():
             for path, totals in part.items():
                 into = clients.setdefault(path, {"weight": weights.get(path, 1.0)})

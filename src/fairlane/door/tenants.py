@@ -234,6 +234,7 @@ class Tenants(Mapping[str, Tenant]):
         for tenant in self._by_name.values():
             self._check_group(tenant)
         self._limits = {self._paths[name]: tenant.limits for name, tenant in self.items()}
+        self.with_quotas = [path for path, limits in self._limits.items() if limits.quotas]
 
     def __getitem__(self, name: str) -> Tenant:
         return self._by_name[name]

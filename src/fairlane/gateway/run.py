@@ -76,6 +76,8 @@ class Running:
 
     async def check(self) -> dict[str, list[str]]:
         """The names of the upstreams of each model. Raises FairlaneError where one has none."""
+        if self.keeper is not None:
+            await self.keeper.check()
         return await self.fleet.ask(self.config.upstreams)
 
     async def open(self) -> None:

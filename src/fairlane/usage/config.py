@@ -58,12 +58,12 @@ class Keeping:
             raise FairlaneError(f"database: {path} cannot be written by this user")
         return replace(made, database=str(path))
 
-    def store(self) -> "Store":
-        """The database, which connects when it is first used. Raises FairlaneError."""
+    def store(self, *, makes: bool = True) -> "Store":
+        """The database, which connects when it is first used; see Store. Raises FairlaneError."""
         from fairlane.usage.store import Store  # an extra, which others do without
 
         assert self.database is not None
-        return Store(self.database, self._password())
+        return Store(self.database, self._password(), makes=makes)
 
     def _password(self) -> str | None:
         if self.password_env is None:

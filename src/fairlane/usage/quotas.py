@@ -2,7 +2,8 @@
 
 Beyond a hard quota requests are refused until the next day or month (of UTC) begins; beyond a soft
 one the tenant's weight falls, so that it has what others leave. What was spent is what the database
-says, by all servers, and what this one has not written yet. No I/O; knows no database.
+says, by all servers, and what this one has not written yet. No I/O; knows no database. `wanted` and
+`beyond` may be asked in a thread: they take long where many have quotas.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -83,11 +84,16 @@ class Quotas:
         """How a client stands with its quotas and its groups'."""
         return [*self._standings(client, soft=False), *self._standings(client, soft=True)]
 
+    @property
+    def asked(self) -> list[str]:
+        """The paths with quotas of those who came lately."""
+        return list(self._asked)
+
     def wanted(self, paths: Iterable[str]) -> list[tuple[str, str]]:
-        """The periods and paths whose sums are needed: of `paths`, and of who came."""
+        """The periods and paths whose sums are needed."""
         now = self._clock()
         found = []
-        for path in dict.fromkeys((*paths, *self._asked)):
+        for path in paths:
             periods = {quota.period for quota in self._quotas_of(path)}
             found += [(_key(period, now), path) for period in periods]
         return found
@@ -96,15 +102,9 @@ class Quotas:
         """What the database says was spent."""
         self._sums = sums
 
-    def look(self, paths: Iterable[str]) -> bool:
-        """See who is beyond a soft quota now; whether that has changed."""
-        over = frozenset(
-            path for path in dict.fromkeys((*paths, *self._asked)) if self._is_over(path)
-        )
-        changed = over != self.over
-        if changed:
-            self.over = over
-        return changed
+    def beyond(self, paths: Iterable[str]) -> frozenset[str]:
+        """Who of `paths` is beyond a soft quota now."""
+        return frozenset(path for path in paths if self._is_over(path))
 
     def lowered(
         self, weights: Mapping[str, float], others: Mapping[str, float]

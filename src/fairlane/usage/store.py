@@ -22,6 +22,7 @@ try:
         delete,
         event,
         func,
+        inspect,
         make_url,
         or_,
         select,
@@ -60,11 +61,12 @@ class WrongSchema(FairlaneError):
 class Store:
     """See the module. `address`: of a SQLite file, or postgresql://user@host/name.
 
-    Connects when it is first used. Methods raise StoreError while the database cannot be used, and
-    WrongSchema for one of another version.
+    makes: whether tables that are missing are made. Connects when it is first used. Methods raise
+    StoreError while the database cannot be used, and WrongSchema for one of another version, or
+    without tables that are not made.
     """
 
-    def __init__(self, address: str, password: str | None = None) -> None:
+    def __init__(self, address: str, password: str | None = None, *, makes: bool = True) -> None:
         url = _url(address, password)
         self._sqlite = url.get_backend_name() == "sqlite"
         self.name = address if self._sqlite else url.render_as_string(hide_password=True)
@@ -76,6 +78,7 @@ class Store:
         if self._sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
         self._upserts = {t.name: self._adding(t) for t in (USAGE, REFUSALS, SPENT)}
+        self._makes = makes
         self._ready = False
 
     def close(self) -> None:
@@ -171,7 +174,9 @@ class Store:
         try:
             with self._engine.begin() as connection:
                 if not self._ready:
-                    self._make(connection)
+                    if self._makes:
+                        self._make(connection)
+                    self._check(connection)
                 yield connection
             self._ready = True
         except SQLAlchemyError as error:
@@ -185,11 +190,15 @@ class Store:
             connection.execute(CreateTable(table, if_not_exists=True))
             for index in table.indexes:
                 connection.execute(CreateIndex(index, if_not_exists=True))
+        if connection.execute(select(func.max(SCHEMA.c.version))).scalar() is None:
+            written = self._insert(SCHEMA).values(version=VERSION)
+            connection.execute(written.on_conflict_do_nothing())  # another server may be as quick
+
+    def _check(self, connection: Connection) -> None:
+        if not inspect(connection).has_table(SCHEMA.name):
+            raise WrongSchema(f"{self.name} holds no usage of Fairlane")
         version = connection.execute(select(func.max(SCHEMA.c.version))).scalar()
-        if version is None:
-            written = self._insert(SCHEMA).values(version=VERSION).on_conflict_do_nothing()
-            connection.execute(written)
-        elif version != VERSION:
+        if version != VERSION:
             raise WrongSchema(
                 f"{self.name} has tables of version {version}, and this Fairlane writes version "
                 f"{VERSION}; name another database, or run the Fairlane that made it"
