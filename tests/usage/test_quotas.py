@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from fairlane.core.errors import FairlaneError
@@ -68,6 +69,23 @@ def test_a_hard_quota_refuses_until_the_next_period(tmp_path: Path, period: str)
         assert int(headers[f"x-ratelimit-remaining-tokens-{period}"]) == 50
         refused = site.clients(town.keys["root"])["q"]["rejected"]
         assert refused == {f"tokens_per_{period}": 1}
+
+
+def test_openais_client_does_not_try_again_in_vain(tmp_path: Path) -> None:
+    """Others would be refused as often as it is told to try: three times."""
+    town = town_of(tmp_path)
+    key = town.add("q", tokens_per_day=10)
+    with ExitStack() as life:
+        site = start(life, tmp_path, town)
+        until(lambda: asks(site, key)[0] == 429)
+        refused = site.clients(town.keys["root"])["q"]["rejected"]["tokens_per_day"]
+        client = openai.OpenAI(api_key=key, base_url=f"{site.url}/v1", max_retries=2)
+        life.callback(client.close)
+        with pytest.raises(openai.RateLimitError, match="quota") as caught:
+            client.completions.create(model="tiny", prompt="a", max_tokens=5)
+        assert caught.value.code == "quota_exceeded"
+        rejected = site.clients(town.keys["root"])["q"]["rejected"]
+        assert rejected == {"tokens_per_day": refused + 1}
 
 
 def test_a_month_goes_on_where_a_day_begins_anew(tmp_path: Path) -> None:

@@ -64,9 +64,8 @@ class Keeper:
 
     async def begin(self) -> None:
         """From now on. Raises as `check`."""
-        await self._take_all()
-        await self._exchange()
         self._log.warning("usage is kept in %s", self.store.name)
+        await self._turn()
         self._running = Beside(self, "usage is kept no more", self._log)
 
     async def end(self) -> None:

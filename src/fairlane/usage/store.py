@@ -69,7 +69,8 @@ class Store:
     def __init__(self, address: str, password: str | None = None, *, makes: bool = True) -> None:
         url = _url(address, password)
         self._sqlite = url.get_backend_name() == "sqlite"
-        self.name = address if self._sqlite else url.render_as_string(hide_password=True)
+        shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self.name = address if self._sqlite else shown
         self._insert = sqlite.insert if self._sqlite else postgresql.insert
         arguments = {"timeout": _SQLITE_WAIT_S} if self._sqlite else _POSTGRES
         self._engine = create_engine(
