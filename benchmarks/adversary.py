@@ -8,7 +8,7 @@ runs out.
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fairlane.core.policy import Policy
@@ -117,13 +117,21 @@ LIMITS = {  # least and most of each number of a wave
 }
 
 
+def random_wave(draw: random.Random, client: str) -> Wave:
+    """Any wave."""
+    return Wave(client, **{name: draw.randint(low, high) for name, (low, high) in LIMITS.items()})
+
+
 def random_waves(draw: random.Random, clients: int = 3) -> list[Wave]:
     """Two waves for each client."""
-    names = [f"c{n}" for n in range(clients)] * 2
-    return [
-        Wave(name, **{field: draw.randint(low, high) for field, (low, high) in LIMITS.items()})
-        for name in names
-    ]
+    return [random_wave(draw, f"c{n % clients}") for n in range(2 * clients)]
+
+
+def with_number(wave: Wave, field: str, value: int) -> Wave:
+    """The same wave with one number changed, within its limits."""
+    low, high = LIMITS[field]
+    number: dict[str, Any] = {field: min(max(value, low), high)}
+    return replace(wave, **number)
 
 
 def mutate(waves: Sequence[Wave], draw: random.Random) -> list[Wave]:
@@ -134,7 +142,5 @@ def mutate(waves: Sequence[Wave], draw: random.Random) -> list[Wave]:
         field, (low, high) = draw.choice(list(LIMITS.items()))
         old = getattr(changed[index], field)
         new = draw.choice([draw.randint(low, high), int(old * draw.uniform(0.7, 1.4)), low, high])
-        values = {name: getattr(changed[index], name) for name in LIMITS}
-        values[field] = min(max(new, low), high)
-        changed[index] = Wave(changed[index].client, **values)
+        changed[index] = with_number(changed[index], field, new)
     return changed

@@ -9,12 +9,12 @@ exchanges at the latest. With `every` 0 each charge is heard by all others in th
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, permutations
 from typing import Any
 
-from benchmarks.adversary import LIMITS, Job, Server
+from benchmarks.adversary import LIMITS, Job, Server, Wave, random_wave, with_number
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.policy import Policy
 from fairlane.core.types import Request, RequestId
@@ -258,38 +258,21 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class PlacedWave:
-    """What one client sends to some of the servers: `count` jobs to each of `members`."""
+    """A wave that goes to each of some servers."""
 
-    client: str
+    wave: Wave
     members: frozenset[int]
-    start: int
-    prompt: int
-    output: int
-    count: int
-    gap: int
-    rounds: int
 
     def jobs(self) -> list[tuple[int, Job]]:
-        """The jobs and where they go."""
-        return [
-            (member, Job(self.client, self.start + n * self.gap, self.prompt, self.output))
-            for n in range(self.rounds)
-            for member in sorted(self.members)
-            for _ in range(self.count)
-        ]
-
-
-_ALL = tuple(LIMITS)
+        """The jobs and where they go, the first to arrive first."""
+        jobs = [(member, job) for member in sorted(self.members) for job in self.wave.jobs()]
+        return sorted(jobs, key=lambda placed: placed[1].arrival)
 
 
 def random_placed(draw: random.Random, members: int, clients: int = 3) -> list[PlacedWave]:
     """Two waves for each client, anywhere."""
     return [
-        PlacedWave(
-            f"c{n % clients}",
-            _places(draw, members),
-            **{field: draw.randint(low, high) for field, (low, high) in LIMITS.items()},
-        )
+        PlacedWave(members=_places(draw, members), wave=random_wave(draw, f"c{n % clients}"))
         for n in range(2 * clients)
     ]
 
@@ -301,17 +284,14 @@ def mutate_placed(
     changed = list(waves)
     for _ in range(draw.randint(1, 3)):
         index = draw.randrange(len(changed))
-        old = changed[index]
-        values = {name: getattr(old, name) for name in _ALL}
-        places = old.members
         if draw.random() < 0.25:
-            places = _places(draw, members)
+            changed[index] = replace(changed[index], members=_places(draw, members))
         else:
+            wave = changed[index].wave
             field, (low, high) = draw.choice(list(LIMITS.items()))
-            scaled = int(values[field] * draw.uniform(0.7, 1.4))
-            values[field] = draw.choice([draw.randint(low, high), scaled, low, high])
-            values[field] = min(max(values[field], low), high)
-        changed[index] = PlacedWave(old.client, places, **values)
+            scaled = int(getattr(wave, field) * draw.uniform(0.7, 1.4))
+            new = draw.choice([draw.randint(low, high), scaled, low, high])
+            changed[index] = replace(changed[index], wave=with_number(wave, field, new))
     return changed
 
 

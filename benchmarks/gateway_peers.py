@@ -119,8 +119,13 @@ def fairlane(
     scheduler: str = "vtc",
     window: int | None = None,
     workers: int = 1,
+    more: str = "",
+    source: Path | None = None,
 ) -> Iterator[Gateway]:
-    """`fairlane gateway`, the first key its operator's; window: learned where it is None."""
+    """`fairlane gateway`, the first key its operator's; window: learned where it is None.
+
+    more: tables of its configuration. source: the folder of another version's packages.
+    """
     keys = keys_of(tenants)
     folder.mkdir()
     (folder / "tenants.toml").write_text("".join(
@@ -130,10 +135,13 @@ def fairlane(
     ))  # fmt: skip
     fixed = "" if window is None else f"window = {window}"
     text = _FAIRLANE.format(engine=engine, scheduler=scheduler, window=fixed)
-    (folder / "fairlane.toml").write_text(text)
+    (folder / "fairlane.toml").write_text(text + more)
     command = (sys.executable, "-m", "fairlane", "gateway", "--config", f"{folder}/fairlane.toml")
     many = ("--workers", str(workers))
-    with _started("fairlane", (*command, *many, "--port"), keys, folder) as gateway:
+    other = {} if source is None else {"PYTHONPATH": str(source)}
+    with _started(
+        "fairlane", (*command, *many, "--port"), keys, folder, environment=other
+    ) as gateway:
         yield gateway
 
 

@@ -53,7 +53,7 @@ import numpy as np
 import tomlkit
 from tools.cluster_sums import BIN_S, curve, fewest_waiting, first_tokens, largest_difference
 from tools.gateway_runs import Answer, Process, Sender, Shape, about, ask
-from tools.server_modes import prepare
+from tools.server_modes import parser_of_runs, prepare
 
 
 @dataclass
@@ -280,16 +280,9 @@ def start(
 
 def main() -> None:
     """Starts everything, runs the plan, stops what it started, whatever happens."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = parser_of_runs(__doc__, 8100, "of the first; the hub's is before")
     parser.add_argument("--hub-server", default="valkey-server", help="or redis-server")
     parser.add_argument("--gpus", action="store_true", help="a card for each replica")
-    parser.add_argument("--port", type=int, default=8100, help="of the first; the hub's is before")
-    parser.add_argument("--start-limit", type=float, default=240.0)
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all, the start in")
     parser.add_argument("command", nargs="+", help="what starts a replica, after --")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.limit

@@ -39,7 +39,6 @@ a cut, and --limit ends it in time. Rates count an answer's tokens as evenly spr
 to its last.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -60,7 +59,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from tools.server_modes import GATEWAY_KEY, HEADER, MODEL, prepare
+from tools.server_modes import GATEWAY_KEY, HEADER, MODEL, parser_of_runs, prepare
 
 from fairlane.gateway.signals import from_metrics
 
@@ -449,15 +448,8 @@ class Campaign:
 
 def main() -> None:
     """Runs everything and stops what it started, whatever happens."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = parser_of_runs(__doc__, 8000, "of the gateway")
     parser.add_argument("--engine", default="http://127.0.0.1:8001", help="where it will answer")
-    parser.add_argument("--port", type=int, default=8000, help="of the gateway")
-    parser.add_argument("--start-limit", type=float, default=240.0)
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all, the start in")
     parser.add_argument("engine_command", nargs="+", help="what starts the engine, after --")
     arguments = parser.parse_args()
     begin = time.monotonic()

@@ -383,17 +383,26 @@ def prepare(folder: Path) -> None:
     (folder / "clients.toml").write_text(tomlkit.dumps({"clients": clients}))
 
 
-def main() -> None:
-    """Runs everything and stops the server, whatever happens."""
+def parser_of_runs(document: str | None, port: int, of_whom: str) -> argparse.ArgumentParser:
+    """Options of each tool that starts something, runs a plan and leaves its results in a folder.
+
+    port: by default, and of whom it is.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=document, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True)
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, default=port, help=of_whom)
     parser.add_argument("--start-limit", type=float, default=240.0)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all, the start in")
+    return parser
+
+
+def main() -> None:
+    """Runs everything and stops the server, whatever happens."""
+    parser = parser_of_runs(__doc__, 8000, "of the server")
+    parser.add_argument("--model", required=True)
     parser.add_argument("--num-adapters", type=int, default=0, help="LoRA adapters of the server")
     parser.add_argument("vllm", nargs="*", help="options of vLLM, after --")
     arguments = parser.parse_args()

@@ -254,7 +254,7 @@ def test_plot_and_demo(tmp_path: Path, trace: Path) -> None:
     answer(tmp_path, "simulate", "overload", "--duration", "20", "--output", "run.jsonl")
     answer(tmp_path, "plot", "run.jsonl", "--output", "run.pdf")
     assert (tmp_path / "run.pdf").read_bytes().startswith(b"%PDF")
-    demo = parsed(tmp_path, "demo", "--trace", trace.name, "--workers", "1", "--no-live")
+    demo = parsed(tmp_path, "demo", "--trace", trace.name, "--workers", "1", "--no-gateway")
     two_clients = {row["scheduler"]: row for row in next(iter(demo["outcomes"].values()))}
     vtc, fcfs = two_clients["VTC"], two_clients["FCFS"]
     assert vtc["max_difference"] < vtc["bound"] == 40000 < fcfs["max_difference"]
@@ -340,6 +340,9 @@ def test_compare_prints_rows_and_nothing_else(tmp_path: Path, reference_dir: Pat
         ("simulate real --trace trace.csv --weights a=1,z=2", "weights for z, who sends nothing"),
         ("trace import trace.csv made.csv --too-long drop", "give --memory-tokens"),
         ("demo --too-long drop", "too-long is for a trace"),
+        ("demo --seconds 5", "--seconds is for --live"),
+        ("demo --live --trace trace.csv", "--trace is not for --live"),
+        ("demo --live --no-gateway", "--gateway is not for --live"),
         ("reproduce --only fig3 --trace trace.csv", "none of these figures is of a trace"),
         ("plot x.jsonl x.jsonl", "x.jsonl: named twice"),
         ("profile-cost trace.csv --batch 4", "--batch is for --profile"),

@@ -261,6 +261,12 @@ def test_serve_by_ray_keeps_the_hub_of_the_configuration(run: Run) -> None:
     assert written["cluster"] == {"guard": 0.1, "hub": "ray", "pool": "org/model"}
 
 
+def test_serve_by_ray_has_no_ranks_to_share_or_not(run: Run) -> None:
+    Path("fairlane.toml").write_text("[cluster]\nranks = false\n")
+    said = run("serve", "m", "--ray", "--dry-run", "--port", "0", "--config", "fairlane.toml")[2]
+    assert "ranks: not with --ray" in said
+
+
 def test_serve_by_ray_says_that_a_scheduler_cannot_share(run: Run) -> None:
     told, said = by_ray(run, "--replicas", "2", "--scheduler", "fcfs")
     assert "share nothing: fcfs cannot" in said

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -42,8 +43,11 @@ class Server:
     """One server, which asks for PASSWORD; what it knows is lost when it ends."""
 
     def __init__(self, program: str, folder: Path, options: Sequence[str] = _KEEPS_NOTHING) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        held = socket.socket()  # so that nobody takes the port while the server does not run
+        weakref.finalize(self, held.close)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        self.port = held.getsockname()[1]
         self._command = [
             program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
             *options, "--requirepass", PASSWORD,

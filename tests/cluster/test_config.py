@@ -21,11 +21,12 @@ def test_all_keys_are_taken(tmp_path: Path) -> None:
     written: dict[str, Any] = {
         "hub": "rediss://user@h:1/2", "pool": "meta/llama", "namespace": "é",
         "password_env": "P", "ca": "ca.pem", "every_s": 1, "guard": 0, "max_debt": 1e4,
-        "shared_limits": True,
+        "shared_limits": True, "ranks": True,
     }  # fmt: skip
     made = Cluster.parse(written, tmp_path)
     assert made == Cluster(**{**written, "ca": str(tmp_path / "ca.pem")})
     assert Cluster.parse({}, tmp_path) == Cluster()
+    assert Cluster.parse({"ranks": False}, tmp_path) == Cluster(ranks=False)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,10 @@ def test_all_keys_are_taken(tmp_path: Path) -> None:
         ({"pool": "p"}, "pool is for a hub"),
         ({"shared_limits": True}, "shared_limits is for a hub"),
         ({"ca": "x"}, "ca is for a hub"),
+        ({**HUB, "ranks": False}, "ranks = false: all who meet at a hub share"),
+        ({"ranks": False, "every_s": 1}, "every_s is for who shares"),
+        ({"ranks": False, "guard": 0.1}, "guard is for who shares"),
+        ({"ranks": False, "max_debt": 5}, "max_debt is for who shares"),
         ({**HUB, "ca": "x"}, "ca is for a hub with TLS"),
         ({**HUB, "hub": "http://h"}, "hub must be an address"),
         ({**HUB, "hub": "redis://"}, "hub must be an address"),

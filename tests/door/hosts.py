@@ -10,9 +10,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairlane.door.access import Access
+from fairlane.dashboard.live import Live
+from fairlane.door.config import Configuration
 from fairlane.door.door import Door
 from tests.door.town import Town
 from tests.engines.identity.site import Engine, Server, running
@@ -49,6 +51,11 @@ class Host(ABC):
 
     def __init__(self) -> None:
         self.now = 1000.0
+
+    @property
+    @abstractmethod
+    def live(self) -> Live:
+        """What its dashboard shows."""
 
     @abstractmethod
     def reached(self) -> Counter[str]:
@@ -123,6 +130,16 @@ class Plugin(Host):
         self._server = server
         self.door.clock = lambda: self.now
 
+    @property
+    def live(self) -> Live:
+        """As of `Host`."""
+        return self._server.identity._producer
+
+    @property
+    def engine(self) -> Engine:
+        """What stands for vLLM's."""
+        return self._server.engine
+
     def reached(self) -> Counter[str]:
         """As of `Host`."""
         return Counter(str(client) for client in self._server.engine.clients)
@@ -157,6 +174,11 @@ class BeforeEngine(Host):
         self._site = site
         self._upstream = upstream
 
+    @property
+    def live(self) -> Live:
+        """As of `Host`."""
+        return self._site.running.desk.live
+
     def reached(self) -> Counter[str]:
         """As of `Host`."""
         until(lambda: self._site.running.live == 0)  # an answer is there before its account is
@@ -183,8 +205,9 @@ class BeforeEngine(Host):
 
 @contextmanager
 def _plugin(town: Town | None, tables: dict[str, Any]) -> Iterator[Host]:
-    access = Access() if town is None else town.access(**tables)
-    with running(access, Engine()) as server:
+    document = {} if town is None else town.document(**tables)
+    config = Configuration.parse(document, Path() if town is None else town.folder)
+    with running(config.access, Engine(), dashboard=config.dashboard) as server:
         yield Plugin(server)
 
 

@@ -1,6 +1,10 @@
 """Accounts of clients: totals that stay true, however many clients there were."""
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
@@ -8,6 +12,7 @@ from fairlane.core.fair_queue import FairQueue
 from fairlane.core.types import Outcome, RequestId
 from fairlane.door import books as module
 from fairlane.door.books import FORGOTTEN, Books
+from fairlane.policies.registry import create_policy
 from tests.driving import req
 
 
@@ -88,7 +93,7 @@ def test_the_auditor_counts_what_was_settled() -> None:
 
 
 def test_passing_over_a_request_leaves_no_trace() -> None:
-    books = fresh(LinearCost())
+    books = Books(FairQueue(), Auditor(), LinearCost(), lambda: 0.0)
     books.arrive(req("1", "a", 100))
     before = books.snapshot()
     assert books.set_aside("1")
@@ -164,3 +169,76 @@ def test_an_auditor_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -
     assert snapshot["clients"]["b"]["output_tokens"] == 3
     assert snapshot["policy_errors"] == 0
     assert len(caplog.records) == 1
+
+
+# -- another policy takes over ----------------------------------------------------------------
+
+EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50), st.integers(0, 4)))
+
+
+@given(
+    events=EVENTS,
+    names=st.tuples(*[st.sampled_from(["fcfs", "vtc", "round-robin", "drr", "lcf"])] * 2),
+)
+def test_another_policy_takes_over_all_who_wait_and_run(
+    events: list[tuple[str, int, int]], names: tuple[str, str]
+) -> None:
+    """Whoever waited is served, nobody twice; totals go on as if nothing had happened."""
+    now = iter(range(1_000_000))
+    books = Books(create_policy(names[0]), Auditor(), LinearCost(), lambda: float(next(now)))
+    waiting, running = set(), []
+    for number, (client, prompt, tokens) in enumerate(events):
+        assert books.arrive(req(f"r{number}", client, prompt)) is None
+        waiting.add(f"r{number}")
+        if tokens and (head := books.peek()) is not None:
+            books.admit(head, 0)
+            waiting.discard(head)
+            running.append(head)
+            books.delivered({head: tokens})
+    before = totals(books)
+    books.change_policy(create_policy(names[1]), Auditor(), {})
+    assert totals(books) == before
+    served = []
+    while (head := books.peek()) is not None:
+        books.admit(head, 0)
+        served.append(head)
+    assert (set(served), len(served)) == (waiting, len(waiting))
+    for request_id in [*running, *served]:
+        books.finish(request_id, Outcome.FINISHED)
+    after = books.snapshot()
+    assert (after["policy_errors"], books.failed) == (0, [])
+    rows = after["clients"].values()
+    assert sum(row["finished"] for row in rows) == len(events)
+    assert sum(row["input_tokens"] for row in rows) == sum(prompt for _, prompt, _ in events)
+
+
+def totals(books: Books) -> dict[str, Any]:
+    """All that is told of clients, but for what the policy tells."""
+    clients = books.snapshot()["clients"]
+    left_out = ("counter", "weight")
+    return {
+        name: {key: value for key, value in row.items() if key not in left_out}
+        for name, row in clients.items()
+    }
+
+
+def test_who_was_ahead_in_order_of_arrival_is_not_under_vtc() -> None:
+    books = Books(create_policy("fcfs"), Auditor(), LinearCost(), lambda: 0.0)
+    for number in range(9):
+        books.arrive(req(f"flood{number}", "flood", 10))
+    books.arrive(req("light", "light", 10))
+    books.admit("flood0", 0)
+    books.delivered({"flood0": 3})
+    assert books.peek() == "flood1"
+    books.change_policy(create_policy("vtc"), Auditor(), {"flood": 2.0})
+    assert books.peek() == "light"
+    row = books.snapshot()["clients"]["flood"]
+    assert (row["counter"], row["weight"]) == ((10 + 2 * 3) / 2, 2.0)
+
+
+def test_whom_another_policy_turns_away_fails() -> None:
+    books = Books(create_policy("fcfs"), Auditor(), LinearCost(), lambda: 0.0)
+    for number in range(4):
+        books.arrive(req(f"r{number}", "a", 10))
+    books.change_policy(create_policy("rpm", rate_limit=3), Auditor(), {})
+    assert books.failed == ["r3"]

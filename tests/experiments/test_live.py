@@ -48,7 +48,7 @@ def test_a_load_that_left_late_is_said_to_be(
 
 def test_ctrl_c_ends_it_without_a_word(tmp_path: Path) -> None:
     trace = _small_trace(tmp_path)
-    command = [sys.executable, "-m", "fairlane", "demo", "--live", "--trace", trace, "--json"]
+    command = [sys.executable, "-m", "fairlane", "demo", "--gateway", "--trace", trace, "--json"]
     with started(*command, "--workers", "1", cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -71,7 +71,7 @@ def test_a_plain_install_says_what_to_install_for_it(tmp_path: Path, module: str
         "the live part needs what is not installed: "
         "pip install aiohttp httptools python-multipart uvicorn uvloop"
     )
-    with started(*demo, "--live", cwd=tmp_path) as process:
+    with started(*demo, "--gateway", cwd=tmp_path) as process:
         printed, errors = process.communicate(timeout=PATIENCE_S)
         assert (printed, errors) == ("", f"fairlane: {needs}\n")
     with started(*demo, cwd=tmp_path) as process:

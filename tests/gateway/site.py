@@ -117,7 +117,9 @@ class ThroughSockets(DrainingServer):
             await running.close()
 
         upstreams = running.fleet.upstreams
-        return application(running.config, running.door, desk, upstreams, opens, closes)
+        return application(
+            running.config, running.door, desk, upstreams, opens, closes, running.name
+        )
 
 
 SERVER: ContextVar[type[DrainingServer]] = ContextVar("SERVER", default=DrainingServer)

@@ -314,6 +314,7 @@ def where_to(url: str, key: str) -> str:
             {"cluster": {"hub": "redis://h", "pool": "p"}, "scheduler": {"name": "fcfs"}},
             "fcfs cannot",
         ),
+        ({"cluster": {"ranks": False}}, "ranks is for a vLLM server"),
         ({"cluster": {"same_upstreams": True}}, "same_upstreams is for a hub"),
         ({"cluster": {"hub": "ray", "pool": "p"}}, "a gateway needs a server"),
         (

@@ -20,6 +20,7 @@ from fairlane.core.fair_queue import FairQueue
 from fairlane.core.policy import Policy
 from fairlane.policies.registry import create_policy
 from tests.driving import fewer_examples
+from tests.properties.waves import any_wave
 
 MEMORY = 200
 LONGEST = LIMITS["prompt"][1]
@@ -56,9 +57,8 @@ def placed(members: int) -> st.SearchStrategy[list[PlacedWave]]:
     return st.lists(
         st.builds(
             PlacedWave,
-            client=st.sampled_from(["c0", "c1", "c2"]),
+            wave=any_wave,
             members=st.frozensets(st.integers(0, members - 1), min_size=1),
-            **{field: st.integers(low, high) for field, (low, high) in LIMITS.items()},
         ),
         min_size=2,
         max_size=6,

@@ -25,21 +25,13 @@ from fairlane.policies.registry import policy_names
 from tests.driving import fresh
 from tests.properties.estimates import Estimates
 from tests.properties.ledger import Ledger
+from tests.properties.waves import CLIENTS, any_wave
 
 MEMORY = 200
 LONGEST = LIMITS["prompt"][1]
-CLIENTS = ["c0", "c1", "c2"]
 WEIGHTS = {"c1": 2.0, "c2": 0.5}
 
-waves = st.lists(
-    st.builds(
-        Wave,
-        client=st.sampled_from(CLIENTS),
-        **{field: st.integers(low, high) for field, (low, high) in LIMITS.items()},
-    ),
-    min_size=2,
-    max_size=6,
-)
+waves = st.lists(any_wave, min_size=2, max_size=6)
 
 
 class SpreadWatch:

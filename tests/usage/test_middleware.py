@@ -20,7 +20,7 @@ def test_what_schedulers_tell_is_kept_once(tmp_path: Path, keeping: Keeping) -> 
     """Under the served name, or the adapter's; by the first API server; up to the end."""
     town, engine = Town.with_all(tmp_path), Engine()
     engine.tally.take()
-    with running(town.access(), engine, keeping=keeping) as server:
+    with running(town.access(), engine, usage=keeping) as server:
         assert server.exit_status is None
         for _ in range(3):
             engine.tally.add("alice", "", requests=1, output_tokens=5, service=10.0)
@@ -43,7 +43,7 @@ def test_another_api_server_takes_nothing(tmp_path: Path, keeping: Keeping) -> N
     town.add("narrow", requests_per_minute=1)
     engine.client_count, engine.client_index = 2, 1
     engine.tally.take()
-    with running(town.access(), engine, keeping=keeping) as server:
+    with running(town.access(), engine, usage=keeping) as server:
         engine.tally.add("alice", "", requests=1)
         assert server.send(town.keys["narrow"])[0] == 200
         assert server.send(town.keys["narrow"])[0] == 429
@@ -58,7 +58,7 @@ def test_quotas_hold_at_the_middleware(tmp_path: Path, keeping: Keeping) -> None
     hard = town.add("hard", tokens_per_day=100)
     soft = town.add("soft", weight=4.0, soft_cost_per_day=100.0)
     engine.tally.take()
-    with running(town.access(), engine, keeping=keeping) as server:
+    with running(town.access(), engine, usage=keeping) as server:
         assert server.send(hard)[0] == server.send(soft)[0] == 200
         for name in ("hard", "soft"):
             engine.tally.add(name, "", input_tokens=100, service=100.0)

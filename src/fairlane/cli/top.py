@@ -57,12 +57,13 @@ def top(
     try:
         with Live(auto_refresh=False, screen=True) as live:
             for view in views(watch, interval):
-                live.update(_drawn(view), refresh=True)
+                live.update(drawn(view), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _drawn(view: "View") -> "Table":
+def drawn(view: "View") -> "Table":
+    """A view as a table for a terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

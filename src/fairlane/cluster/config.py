@@ -13,7 +13,8 @@
     shared_limits = false               # limits hold over all servers of the pool together
     same_upstreams = false              # gateways: they stand before the same upstreams
 
-Without a hub the schedulers of one server (the ranks of an engine) share with each other alone.
+Without a hub the schedulers of one server (the ranks of an engine) share with each other alone;
+with `ranks = false`, which is then all that there is to say, not even they do.
 """
 
 import os
@@ -31,6 +32,7 @@ from fairlane.validation import checked
 RAY = "ray"
 _OF_A_HUB = ("pool", "namespace", "password_env", "ca", "shared_limits", "same_upstreams")
 _OF_UPSTREAMS_OF_ITS_OWN = ("guard", "max_debt")
+_OF_WHO_SHARES = ("every_s", "guard", "max_debt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,17 @@ class Cluster:
     max_debt: Positive | None = None
     shared_limits: bool = False
     same_upstreams: bool = False
+    ranks: bool = True
 
     @classmethod
     def parse(cls, written: Mapping[str, Any], folder: Path) -> "Cluster":
         """From the table; `ca` is relative to `folder`. Raises FairlaneError that names the key."""
         made = cls(**checked(cls, written, what="key"))
         if made.hub is None:
-            for key in _OF_A_HUB:
-                if key in written:
-                    raise FairlaneError(f"{key} is for a hub, and there is none; name one by hub")
+            made._check_alone(written)
             return made
+        if not made.ranks:
+            raise FairlaneError("ranks = false: all who meet at a hub share; remove one of them")
         made._check_hub(made.hub)
         for key in _OF_UPSTREAMS_OF_ITS_OWN if made.same_upstreams else ():
             if key in written:
@@ -91,6 +94,14 @@ class Cluster:
         return RedisHub(
             self.hub, pool=pool, namespace=self.namespace, password=password, ca=self.ca
         )
+
+    def _check_alone(self, written: Mapping[str, Any]) -> None:
+        """Raise FairlaneError for what cannot act where there is no hub."""
+        for key in written:
+            if key in _OF_A_HUB:
+                raise FairlaneError(f"{key} is for a hub, and there is none; name one by hub")
+            if key in _OF_WHO_SHARES and not self.ranks:
+                raise FairlaneError(f"{key} is for who shares, and ranks = false; remove one")
 
     def _check_hub(self, hub: str) -> None:
         """Raise FairlaneError for a hub that cannot be, or names that cannot."""

@@ -170,6 +170,11 @@ class Auditor:
         """What was found so far."""
         return Audit(self._observed, self._between, 2 * self._spread, self._bound)
 
+    def spread(self) -> float:
+        """How far the counters of backlogged clients are apart now. O(backlogged clients)."""
+        scores = [self._totals[client] - start for client, start in self._race.starts.items()]
+        return max(scores) - min(scores) if scores else 0.0
+
     def at(self, place: int) -> "AuditorAt":
         """What watches the policy of one of several queues, numbered from 0."""
         return AuditorAt(self, place)

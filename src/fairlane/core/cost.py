@@ -82,6 +82,12 @@ class LinearCost:
         return self.input_price * prompt_tokens + self.output_price * output_tokens
 
 
+def whole_price(cost: Cost, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+    """What a request of so many tokens is charged in all."""
+    output = cost.output(prompt_tokens, 0, output_tokens)
+    return cost.admission(prompt_tokens, cached_tokens) + output
+
+
 @dataclass(frozen=True, slots=True)
 class QuadraticCost:
     """a n_p + b n_q + c n_p n_q + d n_q^2 + e: cost that follows a GPU's time (paper, app. B).

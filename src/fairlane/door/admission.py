@@ -17,8 +17,10 @@ from fairlane.cluster.hub import HubError
 from fairlane.cluster.limits import QUEUE_FULL, Arrival
 from fairlane.cluster.shared_limits import SharedLimits
 from fairlane.core.types import Rejection
+from fairlane.door.first_tokens import FirstTokens
 from fairlane.door.limits import RateLimits
 from fairlane.door.tenants import Limits
+from fairlane.door.visits import Visit
 from fairlane.usage.quotas import Quotas
 from fairlane.usage.tally import Tally
 
@@ -51,6 +53,8 @@ class Caller:
     client: the scheduler's name for it; None until the adapter that it asks for says so.
     operator: whether it may see all tenants and control the server.
     shared: whether all servers count it among its client's waiting requests.
+    arrived: when it was let in, by the door's clock. visit: what is noted of it, where somebody
+    wants to know.
     """
 
     client: str | None
@@ -58,6 +62,8 @@ class Caller:
     waiting: bool = False
     shared: bool = False
     refused: Refused | None = None  # once it is
+    arrived: float = 0.0
+    visit: Visit | None = None
 
 
 class Admission:
@@ -73,6 +79,7 @@ class Admission:
         self.rates = RateLimits(limits_of)
         self.waiting: dict[str, int] = {}
         self.rejected: dict[tuple[str, str], int] = {}
+        self.first_tokens = FirstTokens()
         self.quotas: Quotas | None = None  # once there is a database of usage
         self.tally = Tally(_MOST_REASONS, "other")  # as `rejected`, to be taken
 
@@ -114,7 +121,7 @@ class Admission:
             return
         self._set_part()
         self.rates.set_left(quotas, verdict.left, clock())
-        self._let_in(caller, verdict.rejection)
+        self._let_in(caller, verdict.rejection, clock())
         caller.shared = most is not None
 
     def arrive(self, caller: Caller, now: float) -> None:
@@ -126,11 +133,17 @@ class Admission:
         most = None if limits is None else limits.max_queued
         part = None if most is None else max(1, most // self.rates.servers)
         if part is not None and self.waiting.get(caller.client, 0) >= part:
-            self._let_in(caller, Rejection(QUEUE_FULL))
-        self._let_in(caller, self.rates.arrive(caller.client, now))
+            self._let_in(caller, Rejection(QUEUE_FULL), now)
+        self._let_in(caller, self.rates.arrive(caller.client, now), now)
         if self._shared is not None and most is not None:
             self._shared.waits(caller.client)
             caller.shared = True
+
+    def first_token(self, caller: Caller, now: float) -> None:
+        """It has its first token: how long that took is counted. Idempotent."""
+        if caller.waiting and caller.client is not None:
+            self.first_tokens.saw(caller.client, now - caller.arrived, now)
+            self.served(caller)
 
     def served(self, caller: Caller) -> None:
         """It has its first token, or is gone. Idempotent."""
@@ -150,14 +163,14 @@ class Admission:
             message = f"Your quota of {rejection.reason.replace('_', ' ')} is used up."
             raise Refused(429, QUOTA_EXCEEDED, message, rejection)
 
-    def _let_in(self, caller: Caller, rejection: Rejection | None) -> None:
+    def _let_in(self, caller: Caller, rejection: Rejection | None, now: float) -> None:
         """Count it among those that wait. Raises Refused where it is turned away."""
         assert caller.client is not None
         if rejection is not None:
             self._count(caller.client, rejection.reason)
             raise Refused(429, "rate_limit_exceeded", _SENTENCES[rejection.reason], rejection)
         self.waiting[caller.client] = self.waiting.get(caller.client, 0) + 1
-        caller.waiting = True
+        caller.waiting, caller.arrived = True, now
 
     def _set_part(self) -> None:
         """Whole limits while the hub decides, else as many parts as there are servers."""

@@ -13,7 +13,7 @@ from heapq import nlargest
 from typing import Any, TypeVar
 
 from fairlane.core.audit import Auditor
-from fairlane.core.cost import Cost
+from fairlane.core.cost import Cost, whole_price
 from fairlane.core.policy import Policy
 from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
@@ -265,6 +265,36 @@ class Books:
         if self.arrive(again, entry.model):
             self.failed.append(request_id)
 
+    def change_policy(
+        self, policy: Policy[Any], auditor: Auditor, weights: Mapping[str, float]
+    ) -> None:
+        """From now on another policy decides, fresh, and its auditor looks.
+
+        All requests go over to it as if they came now, the oldest first; those that run are charged
+        what they were delivered. One that it turns away fails.
+        """
+        self._tell_auditor()
+        self._policy, self._auditor = policy, auditor
+        self._audits = True
+        self.set_weights(weights)
+        now = self._clock()
+        for request_id, entry in self._entries.items():  # all begin alike, and then are charged
+            request = entry.request
+            if self._guard("enqueue", request_id, policy.enqueue, request, now) is None:
+                self._audit(auditor.enqueue, request)
+            elif request_id not in self._dropped:
+                self._drop(request_id)
+        for request_id, entry in self._entries.items():
+            if entry.waiting or request_id in self._dropped:
+                continue
+            cached = entry.cached
+            self._guard("admit", request_id, policy.admit, request_id, now, cached_tokens=cached)
+            self._audit(auditor.admit, request_id, cached_tokens=cached)
+            if entry.output:
+                tokens = {request_id: entry.output}
+                self._guard("record_tokens", request_id, policy.record_tokens, tokens, now)
+                self._audit(auditor.record_tokens, tokens)
+
     # -- what schedulers share; see sharing.py -----------------------------------------------
 
     def share(self, max_debt: float | None, *, guard: float, most_credit: float | None) -> None:
@@ -296,8 +326,7 @@ class Books:
 
     def price(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         """What a request of so many tokens is charged in all."""
-        output = self._cost.output(prompt_tokens, 0, output_tokens)
-        return self._cost.admission(prompt_tokens, cached_tokens) + output
+        return whole_price(self._cost, prompt_tokens, cached_tokens, output_tokens)
 
     # -- what others want to know ------------------------------------------------------------
 
@@ -329,13 +358,16 @@ class Books:
         if self._audits:
             self._audited = self._auditor.report()
         audit = self._audited
+        oldest = self._oldest()
         return {
             "clients": {
                 name: self._row(account, states.get(name), extra.get(id(account), _NOTHING))
+                | {"oldest_s": oldest.get(id(account))}
                 for name, account in self._accounts.items()
             },
             "weighted": self._policy.has_weights,
             "shares": self._policy.shares,
+            "difference_now": self._auditor.spread() if self._audits else None,
             "observed_difference": audit.observed,
             "between": None if audit.between is None else list(audit.between),
             "at_most": audit.at_most,
@@ -391,6 +423,14 @@ class Books:
                 more[0] += entry.output
                 more[1] += self._output_service(entry)
         return extra
+
+    def _oldest(self) -> dict[int, float]:
+        """Seconds that the oldest waiting request has waited, by the id of the account."""
+        now, found = self._clock(), dict[int, float]()
+        for entry in self._entries.values():  # in order of arrival
+            if entry.waiting:
+                found.setdefault(id(entry.account), now - entry.arrived)
+        return found
 
     @staticmethod
     def _row(account: Account, state: Any, extra: Sequence[float]) -> dict[str, Any]:

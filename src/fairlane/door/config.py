@@ -13,9 +13,9 @@
     alice = 2.0
 
 What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
-whom charges are shared (cluster/config.py), where usage is kept (usage/config.py) and what a host
-adds. Every mistake is one line that
-names file, section and key.
+whom charges are shared (cluster/config.py), where usage is kept (usage/config.py), what its page
+may do (dashboard.py), what is told of each request (access_log.py, tracing.py) and what a host
+adds. Every mistake is one line that names file, section and key.
 """
 
 import os
@@ -33,6 +33,9 @@ from fairlane.core.options import Weight
 from fairlane.core.policy import Policy
 from fairlane.door.access import TABLES as ACCESS_TABLES
 from fairlane.door.access import Access, table
+from fairlane.door.access_log import parse_log
+from fairlane.door.dashboard import DashboardOptions
+from fairlane.door.tracing import TracingConfig
 from fairlane.policies.registry import get_policy
 from fairlane.usage.config import Keeping
 from fairlane.validation import checked
@@ -112,7 +115,8 @@ class Configuration:
     """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
-        "scheduler", "prices", "weights", "cluster", "usage", *ACCESS_TABLES,
+        "scheduler", "prices", "weights", "cluster", "dashboard", "log", "tracing", "usage",
+        *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
     HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
@@ -123,6 +127,9 @@ class Configuration:
     weights: Mapping[str, float] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
     cluster: Cluster = field(default_factory=Cluster)
+    dashboard: DashboardOptions = field(default_factory=DashboardOptions)
+    access_log: str = ""  # a file, "-" for standard output, "" for none
+    tracing: TracingConfig = field(default_factory=TracingConfig)
     usage: Keeping = field(default_factory=Keeping)
 
     @classmethod
@@ -157,8 +164,15 @@ class Configuration:
         )  # fmt: skip
         cost = read_table(document, "prices", _prices)
         cluster = read_table(document, "cluster", lambda table: Cluster.parse(table, folder))
-        more = cls._more(document, folder)
-        config = cls(scheduler, cost, weights, access, cluster, usage, **more)
+        dashboard = read_table(
+            document, "dashboard", lambda table: DashboardOptions.parse(table, folder, access)
+        )
+        access_log = read_table(document, "log", lambda table: parse_log(table, folder))
+        tracing = read_table(document, "tracing", TracingConfig.parse)
+        config = cls(
+            scheduler, cost, weights, access, cluster, dashboard, access_log, tracing,
+            usage, **cls._more(document, folder),
+        )  # fmt: skip
         config.check_scheduler()
         config.policy()
         return config
@@ -195,10 +209,19 @@ class Configuration:
             )
         if self.cluster.same_upstreams and not self.HAS_UPSTREAMS:
             raise FairlaneError("[cluster] same_upstreams is for gateways; remove it")
+        if not self.cluster.ranks and self.HAS_UPSTREAMS:
+            raise FairlaneError(
+                "[cluster] ranks is for a vLLM server; a gateway has none; remove it"
+            )
         if self.cluster.hub == RAY and self.HAS_UPSTREAMS:
             raise FairlaneError(
                 '[cluster] hub: "ray" is for replicas in a Ray cluster; a gateway needs a server'
             )
+
+    @property
+    def tells_requests(self) -> str:
+        """The table that wants to hear of each request, "" for none."""
+        return "[log]" if self.access_log else "[tracing]" if self.tracing.on else ""
 
     @property
     def cached_part(self) -> float:

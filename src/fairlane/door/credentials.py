@@ -12,12 +12,14 @@ In this order:
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from urllib.parse import parse_qsl
 
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.tenants import (
     MAX_KEY_BYTES,
     MAX_NAME_LENGTH,
+    Key,
     Role,
     Tenant,
     TenantError,
@@ -61,6 +63,12 @@ class IdentityRules:
         if tenant.role is Role.GATEWAY:
             return Caller(tenants.path(_named(found[self.header.encode()], tenant)))
         return Caller(tenants.path(tenant.name), operator=tenant.role is Role.OPERATOR)
+
+    def key_id(self, headers: Headers) -> str:
+        """The id of the key that a request was identified by; "" without one."""
+        found = _collect(headers, (b"authorization", b"x-api-key"))
+        key = _key(found[b"authorization"], found[b"x-api-key"]) if self.keys else None
+        return "" if key is None else Key(sha256(key).hexdigest()).id
 
     def by_adapter(self, adapter: str | None, tenants: Tenants) -> str:
         """The client of a request without a key that asks for `adapter`, or for none.

@@ -70,6 +70,10 @@ class Door:
             raise Refused(401, "key_in_url", "A key in a URL is in logs: revoke it, use a header.")
         return self.access.rules.identify(scope["headers"], self.tenants)
 
+    def key_id(self, scope: Scope) -> str:
+        """The id of the key that a request came with; "" where it has none."""
+        return self.access.rules.key_id(scope["headers"])
+
     async def arrive(self, caller: Caller) -> None:
         """A request that asks for work comes in. Raises Refused, with status 429."""
         await self.admission.come_in(caller, self.clock)

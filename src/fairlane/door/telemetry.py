@@ -192,16 +192,24 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
         return snapshots[0]
     worst = max(snapshots, key=lambda one: one.get("observed_difference") or 0.0)
     merged = {**worst, "clients": {}}
+    merged["difference_now"] = _most(*(one.get("difference_now") for one in snapshots))
     merged["policy_errors"] = sum(int(one.get("policy_errors") or 0) for one in snapshots)
     for one in snapshots:
         for path, client in one["clients"].items():
             into = merged["clients"].setdefault(path, {"weight": client.get("weight", 1.0)})
             for name in (*_COUNTERS, *_GAUGES):
                 into[name] = into.get(name, 0) + client.get(name, 0)
+            into["oldest_s"] = _most(into.get("oldest_s"), client.get("oldest_s"))
+            reasons = Counter(into.get("rejected") or {})
+            into["rejected"] = dict(reasons + Counter(client.get("rejected") or {}))
     heard = sum(float(one.get("cluster", {}).get("heard", 0.0)) for one in snapshots)
     if "cluster" in merged:
         merged["cluster"] = {**merged["cluster"], "heard": heard}
     return merged
+
+
+def _most(*values: float | None) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def render(clients: Clients, seen: Mapping[str, Any], top: int, problem: str) -> bytes:

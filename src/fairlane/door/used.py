@@ -19,6 +19,7 @@ from fairlane.usage.quotas import Standing
 from fairlane.usage.reading import Row, Where, parse_by, parse_time, report
 from fairlane.usage.rows import FIELDS
 
+TOLD = {"/fairlane/usage": "usage", "/fairlane/me": "me"}  # by route
 _AT_ONCE = 2  # questions to the database
 _TAKES = ("by", "since", "until", "tenant")
 _SINCE = "30d"
@@ -31,6 +32,10 @@ class Used:
         self._door = door
         self.keeper: Keeper | None = None  # while usage is not kept
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def tell(self, what: str, caller: Caller, query: str) -> dict[str, Any]:
+        """One of TOLD, with the URL's query. Raises Refused."""
+        return await (self.me(caller) if what == "me" else self.usage(caller, query))
 
     async def usage(self, caller: Caller, query: str) -> dict[str, Any]:
         """GET /fairlane/usage?by=tenant,day&since=7d&until=...&tenant=acme. Raises Refused."""

@@ -82,7 +82,9 @@ def live(settings: Settings, folder: Path) -> tuple[Run, str]:
     if report.sent.interrupted:
         raise KeyboardInterrupt
     if not report.finished:
-        raise FairlaneError("no request finished, live; `fairlane demo --no-live` leaves that out")
+        raise FairlaneError(
+            "no request finished, live; `fairlane demo --no-gateway` leaves that out"
+        )
     return _in_engine_time(report.run), "; ".join(report.warnings)
 
 

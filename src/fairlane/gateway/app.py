@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from fairlane.core.types import Rejection
+from fairlane.core.types import Outcome, Rejection
+from fairlane.dashboard.app import Dashboard
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.answers import (
     Message,
@@ -28,6 +29,9 @@ from fairlane.door.answers import (
     send_refusal,
 )
 from fairlane.door.door import Door
+from fairlane.door.tracing import UNTRACED, Headers, Trace
+from fairlane.door.used import TOLD
+from fairlane.door.visits import Visit
 from fairlane.gateway.body import BodyError, Route, read_body
 from fairlane.gateway.desk import AnyDesk, Served, Ticket, Wish
 from fairlane.gateway.relay import Call, Relay
@@ -37,15 +41,16 @@ from fairlane.gateway.upstream import headers_for_upstream
 _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
 _MOST_HEADERS = 1 << 16  # bytes
 EVERYONE = frozenset({"/health", "/ping"})
-_AS_JSON = {"/fairlane/tenants": "tenants", "/fairlane/usage": "usage", "/fairlane/me": "me"}
-RESERVED = EVERYONE | {"/v1/models", "/fairlane/upstreams", "/metrics"} | _AS_JSON.keys()
+RESERVED = EVERYONE | {"/v1/models", "/fairlane/tenants", "/fairlane/upstreams", "/metrics"}
+RESERVED |= TOLD.keys()
 
 
 class Gateway:
     """The application; see the module.
 
-    routes: those that are passed on, by path. most_body: bytes of a request. sticky: which requests
-    had better go to the same upstream. opens, closes: called with the server.
+    routes: those that are passed on, by path. dashboard: None where there is none. most_body: bytes
+    of a request. sticky: which requests had better go to the same upstream. opens, closes: called
+    with the server. begins: the trace of a request that asks for work.
     """
 
     def __init__(
@@ -54,19 +59,23 @@ class Gateway:
         desk: AnyDesk,
         relay: Relay,
         routes: Mapping[str, Route],
+        dashboard: Dashboard | None,
         *,
         most_body: int,
         sticky: Sticky,
         opens: Callable[[], Awaitable[None]],
         closes: Callable[[], Awaitable[None]],
+        begins: Callable[[Visit, Headers], Trace],
     ) -> None:
         self._door = door
         self._desk = desk
         self._relay = relay
         self._routes = routes
+        self._dashboard = dashboard
         self._most_body = most_body
         self._sticky = sticky
         self._opens, self._closes = opens, closes
+        self._begins = begins
         self._draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +90,8 @@ class Gateway:
     def drain(self) -> None:
         """From now on whoever comes is refused; who is here is served to the end."""
         self._draining = True
+        if self._dashboard is not None:
+            self._dashboard.close()
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -96,38 +107,83 @@ class Gateway:
                 return
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = str(scope["path"])
+        if path in EVERYONE:
+            await self._tell_health(send)
+            return
         caller: Caller | None = None
         ticket: Ticket | None = None
+        visit, trace = Visit.of(scope), UNTRACED
         try:
-            path = str(scope["path"])
-            if path in EVERYONE:
-                self._refuse_while_draining()
-                await send_json(send, {"status": "ok"})
+            if self._dashboard is not None and self._dashboard.takes(path):
+                await self._dashboard(path, scope, receive, send)
                 return
             self._desk.take_up_changes()
             caller = self._door.identify(scope)  # which routes there are is for who may come in
-            route = self._routes.get(path)
-            if route is None and path not in RESERVED:
-                raise Refused(404, "not_found", f"There is no {path[:80]} here.")
-            takes = ("GET", "HEAD") if route is None else ("POST",)
-            if scope["method"] not in takes:
-                raise Refused(405, "method_not_allowed", f"{path} takes {takes[0]}.")
+            visit.client = caller.client
+            route = self._route(scope)
             if route is None:
                 send_with = _adding(send, as_headers(await self._left(caller)))
                 await self._tell(path, caller, query_of(scope), send_with)
+                visit.status = 200
             else:
+                trace = self._begins(visit, scope["headers"])
                 self._refuse_while_draining()
                 _check_size(scope)
                 ticket = await self._desk.arrive(self._known(caller))
-                served = Served()
-                try:
-                    call = await self._call(scope, receive, caller, ticket, route, served)
-                    await self._relay.serve(call, receive, send)
-                finally:
-                    ticket.end(served)
+                await self._work(scope, receive, send, ticket, route, visit, trace)
         except Refused as refused:
+            visit.refuse(refused.status, refused.code)
             left = await self._left(caller) if ticket is None else ticket.rate_headers
             await send_refusal(send, refused, left)
+        finally:
+            if ticket is None:
+                visit.end(finished=visit.status == 200)
+                self._desk.over(visit)
+            trace.end(visit)
+
+    async def _tell_health(self, send: Send) -> None:
+        try:
+            self._refuse_while_draining()
+            await send_json(send, {"status": "ok"})
+        except Refused as refused:
+            await send_refusal(send, refused)
+
+    def _route(self, scope: Scope) -> Route | None:
+        """Where work is asked for; None for what is read. Raises Refused."""
+        path = str(scope["path"])
+        route = self._routes.get(path)
+        if route is None and path not in RESERVED:
+            raise Refused(404, "not_found", f"There is no {path[:80]} here.")
+        takes = ("GET", "HEAD") if route is None else ("POST",)
+        if scope["method"] not in takes:
+            raise Refused(405, "method_not_allowed", f"{path} takes {takes[0]}.")
+        return route
+
+    async def _work(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ticket: Ticket,
+        route: Route,
+        visit: Visit,
+        trace: Trace,
+    ) -> None:
+        """A request that asks an engine for work, to its end. Raises Refused."""
+        served = Served()
+        try:
+            call = await self._call(scope, receive, ticket, route, served, visit, trace)
+            await self._relay.serve(call, receive, send)
+        except Refused as refused:
+            visit.refuse(refused.status, refused.code)
+            raise
+        finally:
+            if served.usage is not None:
+                told = served.usage
+                trace.used(told.input, told.cached, served.output_tokens or told.output)
+            visit.end(finished=served.outcome is Outcome.FINISHED)
+            ticket.end(served, visit)
 
     async def _left(self, caller: Caller | None) -> Mapping[str, str]:
         """What is left of a client's limits, as headers."""
@@ -146,24 +202,27 @@ class Gateway:
         self,
         scope: Scope,
         receive: Receive,
-        caller: Caller,
         ticket: Ticket,
         route: Route,
         served: Served,
+        visit: Visit,
+        trace: Trace,
     ) -> Call:
-        """A request that asks an engine for work, once all of it is here."""
+        """What is asked for, once all of it is here."""
         content = await self._body(receive)
         kind = dict(scope["headers"]).get(b"content-type", b"")
         try:
             asked = read_body(route, content, kind)
         except BodyError as error:
             raise Refused(400, "invalid_request", f"The request is refused: {error}.") from None
-        client = str(caller.client)
+        visit.model, visit.stream = asked.model, asked.stream
+        client = str(visit.client)
         session = self._sticky.session(client, asked, scope["headers"])
         numbers = (asked.characters, asked.tokens, asked.most)
         wish = Wish(asked.model, asked.stream, *numbers, session)
         headers = headers_for_upstream(scope["headers"], asked.kind)
-        return Call(ticket, wish, asked, route, _target(scope), headers, client, served)
+        path = _target(scope)
+        return Call(ticket, wish, asked, route, path, headers, client, served, visit, trace)
 
     def _refuse_while_draining(self) -> None:
         if self._draining:
@@ -191,13 +250,14 @@ class Gateway:
     def _reading(self) -> Mapping[str, Callable[[Caller, Send], Awaitable[None]]]:
         return {
             "/v1/models": self._list_models,
+            "/fairlane/tenants": self._tell_tenants,
             "/fairlane/upstreams": self._tell_upstreams,
             "/metrics": self._tell_metrics,
         }
 
     async def _tell(self, path: str, caller: Caller, query: str, send: Send) -> None:
-        if path in _AS_JSON:
-            await send_json(send, await self._desk.tell(_AS_JSON[path], caller, query))
+        if path in TOLD:
+            await send_json(send, await self._desk.tell(TOLD[path], caller, query))
         else:
             await self._reading[path](caller, send)
 
@@ -205,6 +265,9 @@ class Gateway:
         names = await self._desk.tell("models", caller)
         models = [{"id": name, "object": "model", "owned_by": "fairlane"} for name in names]
         await send_json(send, {"object": "list", "data": models})
+
+    async def _tell_tenants(self, caller: Caller, send: Send) -> None:
+        await send_json(send, await self._desk.tell("tenants", caller))
 
     async def _tell_upstreams(self, caller: Caller, send: Send) -> None:
         await send_json(send, {"upstreams": await self._desk.tell("upstreams", caller)})

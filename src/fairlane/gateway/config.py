@@ -205,7 +205,7 @@ def _routes(tables: Mapping[str, Any]) -> Mapping[str, Route]:
         try:
             if not path.startswith("/"):
                 raise FairlaneError("a route begins with '/': \"/v1/audio/speech\"")
-            if path in RESERVED:
+            if path in RESERVED or path.startswith("/fairlane"):
                 raise FairlaneError("the gateway answers this route itself")
             if not isinstance(table, Mapping):
                 raise FairlaneError("must be a table: { request = 1000 }")

@@ -7,25 +7,28 @@ nothing of HTTP; so bytes may pass through other processes than this (wire.py).
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fairlane.cluster.config import Cluster
 from fairlane.core.types import Outcome, Rejection, Request
+from fairlane.dashboard.live import TELLS, Live
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
+from fairlane.door.gen_ai import GenAiMetrics
 from fairlane.door.keeping import Keeper
 from fairlane.door.telemetry import Telemetry
-from fairlane.door.used import Used
+from fairlane.door.used import TOLD, Used
+from fairlane.door.visits import Visit
 from fairlane.gateway.counting import Usage
 from fairlane.gateway.dispatch import Dispatcher, NotQueued
 from fairlane.gateway.estimate import Estimates
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.sharing import Shared
-from fairlane.gateway.status import metrics, pools_of, upstreams
+from fairlane.gateway.status import metrics, pools_of, shown, upstreams
 
-_OF_CALLER = ("tenants", "usage", "me")
 _TELLS_LIMITS = 16  # output tokens that are counted against limits at once
 
 
@@ -96,8 +99,8 @@ class Ticket(Protocol):
     def fails(self, failure: Failure) -> None:
         """The upstream whose turn it was did not take it."""
 
-    def end(self, served: Served) -> None:
-        """It is over. To be called once, whatever happened."""
+    def end(self, served: Served, visit: Visit) -> None:
+        """It is over. To be called once, whatever happened. visit: what was noted of it."""
 
 
 class AnyDesk(Protocol):
@@ -109,12 +112,15 @@ class AnyDesk(Protocol):
     async def arrive(self, caller: Caller) -> Ticket:
         """A request of a known client comes in. Raises Refused, by its client's limits."""
 
-    async def tell(self, what: str, caller: Caller, query: str = "") -> Any:
-        """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates", "usage",
-        "me".
+    async def tell(self, what: str, caller: Caller, *more: Any) -> Any:
+        """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates", "me",
+        and "usage", with the URL's query.
 
-        query: of the URL. Raises Refused.
+        And what a dashboard's Live tells, with what more that is asked. Raises Refused.
         """
+
+    def over(self, visit: Visit) -> None:
+        """A request that never had a ticket is over."""
 
 
 class Desk:
@@ -122,7 +128,8 @@ class Desk:
 
     models: the queue of each; may change while it runs. policy: the scheduler's name. cached_part:
     of a token, what one of the engine's prefix cache counts against limits. max_wait_s: how long a
-    request waits that is not streamed. cluster, shared: with whom it shares, and what.
+    request waits that is not streamed. cluster, shared: with whom it shares, and what. listeners:
+    are told of each request that is over.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class Desk:
         cached_part: float = 1.0,
         cluster: Cluster = Cluster(),  # noqa: B008 - it does not change
         shared: Shared | None = None,
+        listeners: Sequence[Callable[[Visit], None]] = (),
     ) -> None:
         self.door = door
         self.models = models
@@ -142,10 +150,13 @@ class Desk:
         self.cached_part = cached_part
         self.estimates = Estimates()
         self.ids = itertools.count(1)
-        self._policy = policy
+        self.policy = policy
         self._shared = shared
+        self._gen_ai = GenAiMetrics(models)
+        self._listeners: list[Callable[[Visit], None]] = [self._gen_ai, *listeners]
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
         self._used = Used(door)
+        self.live = Live(self._look, door)
 
     async def arrive(self, caller: Caller) -> "LocalTicket":
         """A request of a known client comes in. Raises Refused, by its client's limits."""
@@ -160,19 +171,30 @@ class Desk:
             for _, pool in pools_of(self.models):
                 pool.books.set_weights(weights)
 
-    async def tell(self, what: str, caller: Caller, query: str = "") -> Any:
+    async def tell(self, what: str, caller: Caller, *more: Any) -> Any:
         """See AnyDesk."""
+        sees_all = caller.operator or self.door.access.public
+        if what in TELLS:
+            return await self.live.tell(what, None if sees_all else caller.client, *more)
         if what == "models":
             return list(self.models)
         if what == "rates":
             return self.door.rate_headers(caller)
-        if what in _OF_CALLER:
-            return await self._tell_of(what, caller, query)
-        if not (caller.operator or self.door.access.public):
+        if what in TOLD.values():
+            return await self._used.tell(what, caller, *more)
+        if what == "tenants":
+            return await self._telemetry.tenants(caller, self.door.tenants)
+        if not sees_all:
             raise Refused(403, "operators_only", "This route is for operators.")
         if what == "upstreams":
             return upstreams(self.models)
-        return await self._telemetry.metrics(caller) + metrics(self.models)
+        told = await self._telemetry.metrics(caller)
+        return told + metrics(self.models) + self._gen_ai.text()
+
+    def over(self, visit: Visit) -> None:
+        """A request is over."""
+        for listener in self._listeners:
+            listener(visit)
 
     def keeps(self, keeper: Keeper) -> None:
         """From now on usage is kept."""
@@ -181,21 +203,20 @@ class Desk:
 
     async def close(self) -> None:
         """Let go of what it asks."""
+        await self.live.stop()
         await self._telemetry.close()
 
-    async def _tell_of(self, what: str, caller: Caller, query: str) -> dict[str, Any]:
-        """What shows a client itself alone."""
-        if what == "usage":
-            return await self._used.usage(caller, query)
-        if what == "me":
-            return await self._used.me(caller)
-        return await self._telemetry.tenants(caller, self.door.tenants)
+    async def _look(self) -> dict[str, Any]:
+        """All that a dashboard shows."""
+        self.take_up_changes()
+        seen = await self._telemetry.tenants(Caller(None, operator=True), self.door.tenants)
+        return {**seen, "upstreams": shown(self.models)}
 
     async def _snapshots(self) -> list[dict[str, Any] | None]:
         return [self._snapshot(pool) for _, pool in pools_of(self.models)]
 
     def _snapshot(self, pool: Pool) -> dict[str, Any]:
-        found = {"policy": self._policy, **pool.books.snapshot()}
+        found = {"policy": self.policy, **pool.books.snapshot()}
         if self._shared is not None:
             found["cluster"] = self._shared.report(pool)
         return found
@@ -227,6 +248,7 @@ class LocalTicket:
         self._so_far = 0  # output tokens
         self._output = 0  # those that are counted, against its client's limits
         self._counted = 0  # with those of its prompt
+        self._came = time.monotonic()
 
     @property
     def rate_headers(self) -> Mapping[str, str]:
@@ -295,8 +317,11 @@ class LocalTicket:
     # -- its answer --------------------------------------------------------------------------
 
     def flows(self) -> None:
-        """Its answer begins."""
-        self._door.admission.served(self._caller)
+        """Its answer begins; with a first token, if it is a stream."""
+        if self._place is not None and self._place.wish.stream:
+            self._door.admission.first_token(self._caller, self._door.clock())
+        else:
+            self._door.admission.served(self._caller)
 
     def tokens(self, so_far: int) -> None:
         """Its answer holds so many tokens so far."""
@@ -317,17 +342,30 @@ class LocalTicket:
         if failure.retry_after_s is not None:
             place.queue.pool.turned_away(place.lane, failure.retry_after_s)
 
-    def end(self, served: Served) -> None:
+    def end(self, served: Served, visit: Visit) -> None:
         """It is over: what it was charged is settled by what the engine says."""
+        visit.service = 0.0  # until it is known better
         try:
             if self._place is not None:
                 if served.sent or self._place.lane is not None:
-                    self._settle(self._place, served)
+                    self._settle(self._place, served, visit)
                 self._place.queue.end(self._place.id, served.outcome)
         finally:
             if self._entered:
                 self._door.turns.leave(self._client)
             self._door.admission.served(self._caller)
+            self._desk.over(visit)
+
+    def lost(self) -> None:
+        """Whoever served it is gone."""
+        place = self._place
+        visit = Visit("POST", "", began=self._came, client=self._client, code="worker_ended")
+        visit.at -= time.monotonic() - self._came
+        if place is not None:
+            visit.model, visit.stream = place.wish.model, place.wish.stream
+            visit.upstream = "" if place.lane is None else place.lane.name
+        visit.end(finished=False)
+        self.end(self.so_far(), visit)
 
     def so_far(self) -> Served:
         """What is known of it, where whoever served it is gone."""
@@ -339,10 +377,12 @@ class LocalTicket:
         assert self._place is not None, "its turn comes first"
         return self._place
 
-    def _settle(self, place: _Place, served: Served) -> None:
+    def _settle(self, place: _Place, served: Served, visit: Visit) -> None:
         worked = served.sent and not served.refused
         final = self._final(place, served) if worked else Usage()
         place.queue.pool.settle(place.id, final)
+        told = (final.input, final.cached, final.output)
+        visit.was_served(*told, place.queue.pool.books.price(*told))
         free = round(final.cached * (1 - self._desk.cached_part))  # of the cache's, by the prices
         self._count(final.input - free + final.output - self._counted)
 

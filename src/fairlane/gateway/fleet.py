@@ -143,6 +143,14 @@ class Fleet:
         self._leaving = [one for one in self._leaving if one.pool.waiting + one.pool.running]
         return [dispatcher.pool.books.take_usage() for dispatcher in every]
 
+    def change_policy(self, policy: Callable[[], Policy[Any]]) -> None:
+        """From now on such a policy decides in each queue."""
+        self._policy = policy
+        for dispatcher in self.dispatchers:
+            auditor = Auditor(cost=self._cost)
+            dispatcher.pool.books.change_policy(policy(), auditor, self._weights())
+            dispatcher.pump()
+
     # -- inside ------------------------------------------------------------------------------
 
     def _is_new(self, plan: UpstreamPlan) -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 from fairlane.core.types import Outcome
 from fairlane.door.admission import Refused
 from fairlane.door.answers import Message, Receive, Send, as_headers
+from fairlane.door.tracing import Trace
+from fairlane.door.visits import Visit
 from fairlane.gateway.body import Asked, Dialect, Price, Route
 from fairlane.gateway.counting import Counter, Usage, output_of, usage_of
 from fairlane.gateway.desk import Failure, Served, Ticket, Wish
@@ -64,6 +66,8 @@ class Call:
     headers: Headers
     client: str
     served: Served
+    visit: Visit
+    trace: Trace
     tries: int = 0
     head_sent: bool = False
 
@@ -86,6 +90,7 @@ class Relay:
         except asyncio.CancelledError:
             if not gone.done() or task.uncancel():  # it was not the client
                 raise
+            call.visit.hung_up = True
         finally:
             gone.cancel()
 
@@ -95,7 +100,7 @@ class Relay:
         """Turn after turn until an upstream answers; errors after the head are events."""
         try:
             while not await self._tried(call, send):
-                pass
+                call.trace.comes_back()
         except (Refused, UpstreamError) as error:
             refused = _as_refused(error)
             if not call.head_sent:
@@ -104,7 +109,11 @@ class Relay:
 
     async def _tried(self, call: Call, send: Send) -> bool:
         """Wait for a turn and take it; whether that settled the call."""
-        upstream = self._upstreams.get(await self._awaited(call, send))
+        call.visit.waits()
+        call.trace.waits()
+        name = await self._awaited(call, send)
+        call.visit.sent(name)
+        upstream = self._upstreams.get(name)
         if upstream is None:  # it was taken away just now
             return False
         try:
@@ -142,7 +151,8 @@ class Relay:
         call.tries += 1
         last = call.tries >= self._patience.tries
         try:
-            headers = upstream.naming(call.client, call.headers)
+            call.trace.sends(call.visit.upstream, upstream.url, call.wish.model)
+            headers = call.trace.passing(upstream.naming(call.client, call.headers))
             async with await upstream.send(
                 "POST", call.path, headers, call.asked.content
             ) as answer:
@@ -178,6 +188,7 @@ class Relay:
                 if counter.chunks:
                     if not call.served.output_tokens:
                         call.ticket.flows()
+                        call.visit.has_token()
                     call.served.output_tokens = max(1, counter.so_far)
                     call.ticket.tokens(call.served.output_tokens)
                 if part:
@@ -230,6 +241,7 @@ class Relay:
         if call.head_sent:
             return
         call.head_sent = True
+        call.visit.status = status
         message: Message = {"type": "http.response.start", "status": status}
         await send({**message, "headers": [*headers, *as_headers(call.ticket.rate_headers)]})
 
@@ -287,6 +299,7 @@ async def _send_part(send: Send, part: bytes) -> None:
 
 async def _send_error(call: Call, send: Send, refused: Refused) -> None:
     """After the head an error can only be an event; the SDKs raise it with its message."""
+    call.visit.code = refused.code
     error = {"message": refused.message, "type": "server_error", "code": refused.code}
     await _send_part(send, _event(call.route.dialect, error))
     await send({"type": "http.response.body", "body": b""})

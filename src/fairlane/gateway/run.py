@@ -15,9 +15,12 @@ from types import FrameType
 
 from fairlane.cluster.hub import new_name
 from fairlane.core.errors import FairlaneError
+from fairlane.dashboard.app import Dashboard
+from fairlane.door.access_log import AccessLog
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
 from fairlane.door.keeping import Keeper
+from fairlane.door.tracing import tracing_of
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.desk import AnyDesk, Desk
@@ -57,14 +60,16 @@ class Running:
         self.door = Door(config.access)
         self.fleet = Fleet(config.policy, config.cost, self._weights, self._opened)
         hub = connected(config.cluster)
+        self.name = name or f"{socket.gethostname()}:{new_name()[:4]}"
         self.shared = None if hub is None else Shared(
-            config.cluster, hub, name or f"{socket.gethostname()}:{new_name()[:4]}",
-            self.fleet.models, self._weights, config.access.top,
+            config.cluster, hub, self.name, self.fleet.models, self._weights, config.access.top,
         )  # fmt: skip
+        self._access_log = AccessLog(config.access_log, log) if config.access_log else None
         self.desk = Desk(
             self.door, self.fleet.models, policy=config.scheduler.name,
             max_wait_s=config.gateway.max_wait_s, cached_part=config.cached_part,
             cluster=config.cluster, shared=self.shared,
+            listeners=[] if self._access_log is None else [self._access_log],
         )  # fmt: skip
         self.asking = Asking(config.cluster, self.door.admission, log)
         self.keeper = None if not config.usage.on else Keeper(
@@ -83,6 +88,8 @@ class Running:
     async def open(self) -> None:
         """Begin, in the loop that it is to run in. Raises FairlaneError."""
         self.door.warn()
+        if self._access_log is not None:
+            self._access_log.start()
         await self.fleet.change(self.config.upstreams)
         self.asking.start()
         if self.shared is not None:
@@ -103,6 +110,19 @@ class Running:
         if self.shared is not None:
             await self.shared.stop()
         await self.desk.close()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def change_scheduler(self, name: str) -> None:
+        """From now on another scheduler decides, with its defaults, over who waits here, too.
+
+        Raises FairlaneError for one that cannot.
+        """
+        if self.shared is not None:
+            raise FairlaneError("gateways that share charges keep their scheduler: restart them")
+        self.config = self.config.with_scheduler(name)
+        self.fleet.change_policy(self.config.policy)
+        self.desk.policy = self.config.scheduler.name
 
     @property
     def live(self) -> int:
@@ -144,12 +164,24 @@ def application(
     upstreams: Mapping[str, Upstream],
     opens: Callable[[], Awaitable[None]],
     closes: Callable[[], Awaitable[None]],
+    name: str,
 ) -> Gateway:
-    """What serves HTTP; the desk may be in another process."""
+    """What serves HTTP; the desk may be in another process. name: what it is called."""
     section = config.gateway
+    dashboard = None if not config.dashboard.on else Dashboard(
+        door, config.dashboard, desk.tell, host="gateway", server=name,
+        take_up_changes=desk.take_up_changes,
+    )  # fmt: skip
+    tracing = tracing_of(config.tracing, "fairlane-gateway", log)
+
+    async def close() -> None:
+        await closes()
+        await tracing.close()
+
     return Gateway(
-        door, desk, Relay(upstreams, section.patience), config.routes,
-        most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=closes,
+        door, desk, Relay(upstreams, section.patience), config.routes, dashboard,
+        most_body=section.max_body_bytes, sticky=section.stickiness, opens=opens, closes=close,
+        begins=tracing.begin,
     )  # fmt: skip
 
 
@@ -166,7 +198,7 @@ class DrainingServer(HttpServer):
         """What it serves."""
         return application(
             running.config, running.door, running.desk, running.fleet.upstreams,
-            running.open, running.close,
+            running.open, running.close, running.name,
         )  # fmt: skip
 
     def end(self, number: int, frame: FrameType | None = None) -> None:
@@ -177,6 +209,11 @@ class DrainingServer(HttpServer):
         self.ended_by = signal.Signals(number)
         self.app.drain()
         self._running.say_draining()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what has no end of its own, and then wait for the rest."""
+        self.app.drain()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Uvicorn asks ten times a second whether it should stop."""

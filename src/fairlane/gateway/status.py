@@ -50,6 +50,23 @@ def upstreams(models: Mapping[str, Dispatcher]) -> list[dict[str, Any]]:
     ]
 
 
+def shown(models: Mapping[str, Dispatcher]) -> list[dict[str, Any]]:
+    """The same as a dashboard shows it; of several models the first."""
+    return [
+        {
+            "name": one["upstream"],
+            "model": one["models"][0],
+            "up": one["up"],
+            "window": round(one["window"], 1),
+            "running": one["in_flight"],
+            "engine_running": one["engine_running"],
+            "engine_waiting": one["engine_waiting"],
+            "kv_usage": None,
+        }
+        for one in upstreams(models)
+    ]
+
+
 def metrics(models: Mapping[str, Dispatcher]) -> bytes:
     """The same in Prometheus' text format; labelled by upstream and the first of its models."""
     registry = CollectorRegistry()

@@ -16,6 +16,7 @@ from typing import Any, cast
 from fairlane.core.errors import FairlaneError
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
+from fairlane.door.visits import Visit
 from fairlane.gateway.desk import Desk, Failure, LocalTicket, Served, Ticket, Wish
 from fairlane.gateway.dispatch import TICK_S
 
@@ -124,10 +125,10 @@ class RemoteDesk:
         headers = await self.ask("arrive", number, caller.client, caller.operator)
         return RemoteTicket(self, number, headers)
 
-    async def tell(self, what: str, caller: Caller, query: str = "") -> Any:
+    async def tell(self, what: str, caller: Caller, *more: Any) -> Any:
         """See AnyDesk."""
         number = next(self._numbers)
-        return await self.ask("tell", number, what, caller.client, caller.operator, query)
+        return await self.ask("tell", number, what, caller.client, caller.operator, *more)
 
     async def ask(self, what: str, number: int, *more: Any) -> Any:
         """Send a message and await its answer. Raises Refused."""
@@ -144,10 +145,14 @@ class RemoteDesk:
             asyncio.get_running_loop().call_later(TICK_S, self._report)
         self._tokens[number] = tokens
 
-    def ends(self, number: int, served: Served) -> None:
+    def ends(self, number: int, served: Served, visit: Visit) -> None:
         """A request is over."""
         self._tokens.pop(number, None)
-        self.channel.send("end", number, served)
+        self.channel.send("end", number, served, visit)
+
+    def over(self, visit: Visit) -> None:
+        """A request that never had a ticket is over."""
+        self.channel.send("over", visit)
 
     def _report(self) -> None:
         tokens, self._tokens = self._tokens, {}
@@ -198,9 +203,9 @@ class RemoteTicket:
         """The upstream whose turn it was did not take it."""
         self._desk.channel.send("fails", self._number, failure)
 
-    def end(self, served: Served) -> None:
+    def end(self, served: Served, visit: Visit) -> None:
         """It is over."""
-        self._desk.ends(self._number, served)
+        self._desk.ends(self._number, served, visit)
 
 
 # -- in the process that decides --------------------------------------------------------------
@@ -223,6 +228,7 @@ class Hatch:
             "tokens": self._tokens,
             "fails": lambda number, failure: self._tickets[number].fails(failure),
             "end": self._end,
+            "over": desk.over,
         }
 
     def _receive(self, message: Message) -> None:
@@ -253,11 +259,11 @@ class Hatch:
         self.channel.send("answer", number, (name, dict(ticket.rate_headers)))
 
     async def _tell(
-        self, number: int, what: str, client: str | None, operator: bool, query: str
+        self, number: int, what: str, client: str | None, operator: bool, *more: Any
     ) -> None:
         self._desk.take_up_changes()
         try:
-            told = await self._desk.tell(what, Caller(client, operator), query)
+            told = await self._desk.tell(what, Caller(client, operator), *more)
         except Refused as refused:
             self._refuse(number, refused)
             return
@@ -271,13 +277,16 @@ class Hatch:
         for number, tokens in counts.items():
             self._tickets[number].tokens(tokens)
 
-    def _end(self, number: int, served: Served) -> None:
+    def _end(self, number: int, served: Served, visit: Visit) -> None:
+        ticket = self._taken(number)
+        if ticket is not None:  # it was let in
+            ticket.end(served, visit)
+
+    def _taken(self, number: int) -> LocalTicket | None:
         work = self._work.pop(number, None)
         if work is not None:
             work.cancel()
-        ticket = self._tickets.pop(number, None)
-        if ticket is not None:  # it was let in
-            ticket.end(served)
+        return self._tickets.pop(number, None)
 
     def _later(self, number: int, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -293,4 +302,5 @@ class Hatch:
     def _lost(self) -> None:
         """The process that served these requests is gone."""
         for number, ticket in list(self._tickets.items()):
-            self._end(number, ticket.so_far())
+            self._taken(number)
+            ticket.lost()

@@ -29,6 +29,7 @@ class Start:
 
     config: GatewayConfig
     addresses: Mapping[str, Address]
+    name: str
 
 
 class Worker:
@@ -42,7 +43,7 @@ class Worker:
         door = Door(start.config.access, log=_QUIET)
         self._desk = RemoteDesk(door, self._told, self._lost)
         self._app = application(
-            start.config, door, self._desk, self._upstreams, self._open, self._close
+            start.config, door, self._desk, self._upstreams, self._open, self._close, start.name
         )
         self.server = HttpServer(
             self._app, self._ready, lifespan="on", timeout_keep_alive=KEEP_ALIVE_S

@@ -77,7 +77,7 @@ class Workers:
             ready.set()
 
         worker = _Worker(process, Hatch(self._running.desk, told), ready)
-        start = Start(self._running.config, self._running.fleet.addresses)
+        start = Start(self._running.config, self._running.fleet.addresses, self._running.name)
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: worker.hatch.channel, sock=ours)
         worker.hatch.channel.send(start)

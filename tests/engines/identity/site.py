@@ -17,11 +17,12 @@ from typing import Any
 import uvicorn
 
 from fairlane.cluster.config import Cluster
+from fairlane.core.cost import LinearCost
 from fairlane.door.access import Access
 from fairlane.door.answers import Message, Receive, Scope, Send
+from fairlane.door.config import Configuration
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
-from fairlane.usage.config import Keeping
 from fairlane.usage.tally import Tally
 from tests.door.town import Town
 from tests.processes import PATIENCE_S
@@ -209,16 +210,17 @@ class Server:
         access: Access,
         engine: Engine,
         cluster: Cluster | None = None,
-        keeping: Keeping | None = None,
+        **more: Any,
     ) -> None:
         self.routes = [Route(path) for path in (*CONTROL, "/v1/completions", "/something/new")]
         self.user_middleware: list[tuple[type, tuple[object, ...], dict[str, object]]] = []
         self.engine = engine
         self.now = 1000.0
-        self.identity = Identity(
-            Application(engine), access, lambda: self.now, cached_part=0.1, cluster=cluster,
-            keeping=keeping or Keeping(),
+        config = Configuration(
+            cost=LinearCost(cached_price=1 / 8), access=access, cluster=cluster or Cluster(),
+            **more,
         )  # fmt: skip
+        self.identity = Identity(Application(engine), config, lambda: self.now)
         # of vLLM's options; the port is another than it listens on
         args = SimpleNamespace(port=next(_PORTS), model="folder/m", served_model_name=["m", "n"])
         self.state = SimpleNamespace(engine_client=engine, args=args)
@@ -257,10 +259,10 @@ def running(
     access: Access,
     engine: Engine | None = None,
     cluster: Cluster | None = None,
-    keeping: Keeping | None = None,
+    **more: Any,
 ) -> Iterator[Server]:
-    """Start a server; it is stopped when the block ends."""
-    server = Server(access, engine or Engine(), cluster, keeping)
+    """Start a server; it is stopped when the block ends. more: of its configuration."""
+    server = Server(access, engine or Engine(), cluster, **more)
     config = uvicorn.Config(
         server,
         "127.0.0.1",

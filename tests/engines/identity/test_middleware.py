@@ -292,7 +292,7 @@ def test_cached_tokens_count_as_much_as_they_cost(town: Town) -> None:
     engine.cached_tokens = 3_000
     with running(town.access(), engine) as server:
         assert server.send(key, {"prompt_tokens": 4_000})[0] == 200
-        assert remaining(server, key) == 10_000 - 1_000 - 300 - 1
+        assert remaining(server, key) == 10_000 - 1_000 - 3_000 / 8 - 1
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,19 @@ def test_engines_of_one_server_hear_each_other_by_themselves(town: Town) -> None
         assert engine.exchange == {}  # with no hub
 
 
+def test_engines_that_are_to_share_nothing_are_not_asked_to(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Ranks(2)
+    with (
+        caplog.at_level(logging.INFO, "vllm.fairlane"),
+        running(town.access(), engine, Cluster(ranks=False)),
+    ):
+        pass
+    assert (engine.shares, engine.schedulers) == (0, 0)
+    assert caplog.text.count("2 engines share nothing: [cluster] ranks = false") == 1
+
+
 def test_of_several_api_servers_one_relays_and_all_let_share(town: Town) -> None:
     first, second = Ranks(client_index=0), Ranks(client_index=1)
     cluster = Cluster(every_s=EVERY_S)
@@ -84,7 +97,7 @@ def test_of_several_api_servers_one_relays_and_all_let_share(town: Town) -> None
 def test_a_lone_engine_without_a_hub_shares_nothing(
     town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for cluster, said in ((None, 0), (Cluster(guard=0.5), 1)):
+    for cluster, said in ((None, 0), (Cluster(guard=0.5), 1), (Cluster(ranks=False), 2)):
         engine = Ranks(1)
         with running(town.access(), engine, cluster):
             pass

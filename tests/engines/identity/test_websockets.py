@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fairlane.door.answers import Message, Receive, Scope, Send
+from fairlane.door.config import Configuration
 from fairlane.engines.vllm.middleware import Identity
 from tests.engines.identity.site import Engine, Town
 
@@ -54,7 +55,7 @@ def talk(
     """All that the server sends on a connection, and the middleware afterwards."""
     engine = Engine()
     app = Realtime(engine)
-    identity = Identity(app, town.access())
+    identity = Identity(app, Configuration(access=town.access()))
     sent: list[Message] = []
 
     async def send(message: Message) -> None:

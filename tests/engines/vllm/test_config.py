@@ -107,6 +107,10 @@ def test_prices_can_follow_a_gpus_time(tmp_path: Path) -> None:
         (f"[scheduler]\nname = 'drr'\n{HUB}", r"\[cluster\] drr cannot share .* take vtc"),
         (f"[scheduler]\nname = 'fcfs'\n{HUB}", r"\[cluster\] fcfs cannot share"),
         ("[scheduler]\nname = 'lcf'\n[cluster]\nguard = 0.1", r"\[cluster\] lcf cannot share"),
+        (
+            "[scheduler]\nname = 'drr'\n[cluster]\nranks = false",
+            r"\[cluster\] drr cannot share .* remove the table",
+        ),
         (f"{HUB}\nsame_upstreams = true", r"\[cluster\] same_upstreams is for gateways"),
         (
             f"{HUB}\nshared_limits = true\n[identity]\nlora = true",

@@ -4,21 +4,27 @@ By default Ray's ingress is the only HTTP server, and replicas get requests by h
 finds out whose each is, takes the credentials off it, and writes the client's name into a header
 that no client can send; `FairServer` in each replica reads it there and stands at the engine's
 door, as vLLM's middleware does elsewhere. Whoever holds a handle in the Ray cluster can be anybody.
+What a replica refuses, and what it knows of its clients, the ingress tells as that middleware does.
 
 With direct streaming vLLM's own HTTP server answers in each replica, with Fairlane's middleware.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from fairlane.core.errors import FairlaneError
-from fairlane.door.admission import Caller, Refused
+from fairlane.door.admission import Admission, Caller, Refused
+from fairlane.door.answers import App, Receive, Scope, Send, send_json, send_refusal
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
+from fairlane.door.telemetry import Telemetry
 from fairlane.engines.ray.private import check_version
 from fairlane.engines.ray.private_llm import (
     IngressHooks,
@@ -26,16 +32,25 @@ from fairlane.engines.ray.private_llm import (
     ServerHooks,
     build_openai_app,
     replicas_here,
+    replicas_now,
     streams_directly,
 )
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
-from fairlane.engines.vllm.frontend import CALLER, EngineDoor, TenantWeights, set_weights
-from fairlane.engines.vllm.middleware import Identity
+from fairlane.engines.vllm.frontend import (
+    CALLER,
+    EngineDoor,
+    TenantWeights,
+    ask_engine,
+    set_weights,
+)
+from fairlane.engines.vllm.middleware import ANSWER_S, Identity, answer_itself, answer_refusals
 from fairlane.engines.vllm.relay import Relay
+from fairlane.engines.vllm.routes import route_path
 from fairlane.engines.vllm.serve import SCHEDULER
 
 log = logging.getLogger("ray.serve")
 CLIENT = "x-fairlane-client"
+REPLICAS_S = 10.0  # how often a replica asks how many there are
 _TAKEN_OFF = frozenset({b"authorization", b"x-api-key", b"x-data-parallel-rank", CLIENT.encode()})
 
 
@@ -56,6 +71,11 @@ def build_app(arguments: Mapping[str, Any]) -> Any:
         raise FairlaneError(
             "[usage] Ray's ingress keeps none; stream directly "
             "(RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1), or put a gateway before it"
+        )
+    if not direct and (unseen := config.tells_requests):
+        raise FairlaneError(
+            f"{unseen}: Ray's ingress tells nothing of single requests; remove it, or stream "
+            "directly (RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1)"
         )
     if config.cluster.hub is not None and len(built.llm_configs) > 1:
         raise FairlaneError(
@@ -107,6 +127,25 @@ class FairIngress(IngressHooks):
         self._door = Door(config.access, time.monotonic, log)
         self._door.warn()
 
+    async def serves(self, scope: Scope, receive: Receive, send: Send, app: App) -> None:
+        """Answer for the clients' totals, and for requests that are refused; pass the rest."""
+        if route_path(scope) == "/fairlane/tenants":
+            await answer_itself(self._tell, scope, receive, send)
+        else:
+            refused = partial(self.refusal, scope)
+            await app(scope, receive, answer_refusals(scope, receive, send, refused, dict))
+
+    async def _tell(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET /fairlane/tenants, as a replica of the model sees it."""
+        try:
+            self._door.look_for_changes()
+            caller = self._door.identify(scope)
+            [model] = parse_qs(scope["query_string"].decode("latin-1")).get("model", [None])[:1]
+            asked = ("fairlane_tenants", caller.client, caller.operator)
+            await send_json(send, await self.ask_replica(model, *asked))
+        except Refused as refused:
+            await send_refusal(send, refused)
+
     def checked(self, scope: Any) -> list[tuple[bytes, bytes]]:
         """The headers without credentials, and with the client's name. Raises Refused."""
         self._door.look_for_changes()
@@ -136,7 +175,14 @@ class FairServer(ServerHooks):
         await self._relay.start()
         self._asking = Asking(config.cluster, door.admission, log)
         self._asking.start()
+        ask = partial(ask_engine, engine_client, "fairlane_snapshot", timeout_s=ANSWER_S)
+        self._telemetry = Telemetry(config.access, door.admission, ask, config.cluster)
+        self._parts = Parts(door.admission)
         inside.close_in()
+
+    async def fairlane_tenants(self, client: str, operator: bool) -> dict[str, Any]:
+        """What that client, or an operator, sees of all: see docs/vllm.md."""
+        return await self._telemetry.tenants(Caller(client, operator), self._door.tenants)
 
     @asynccontextmanager
     async def arrives(self, headers: Mapping[str, str], generates: bool) -> AsyncIterator[None]:
@@ -163,6 +209,29 @@ class FairServer(ServerHooks):
 class ReplicaIdentity(Identity):
     """vLLM's middleware in a replica that streams directly: one of several, all on one port."""
 
+    async def _start(self, scope: Scope) -> None:
+        await super()._start(scope)
+        self._parts = Parts(self._door.admission)
+
     def place(self, app: Any, engine: Any) -> tuple[str, int]:
         """The replica's name, and how many there are."""
         return replicas_here()
+
+
+class Parts:
+    """Has each replica's part of limits follow how many there are, as they come and go.
+
+    It begins at once, in the event loop that runs, and lasts as long as its owner keeps it.
+    """
+
+    def __init__(self, admission: Admission, every_s: float = REPLICAS_S) -> None:
+        self._admission, self._every_s = admission, every_s
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                self._admission.share(await asyncio.to_thread(replicas_now))
+            except Exception as error:  # such as a controller that is restarted: the parts stay
+                log.warning("how many replicas there are is not known: %s", error)

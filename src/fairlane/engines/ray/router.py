@@ -34,6 +34,8 @@ logger = logging.getLogger("ray.serve")
 def router_config(document: Mapping[str, Any], *, who: str | list[str], anonymous: str) -> Any:
     """See fairlane.engines.ray.fair_router. document: the configuration, as from a file."""
     config = Configuration.parse(document, Path())
+    if unseen := config.tells_requests:
+        raise FairlaneError(f"{unseen}: a router tells nothing of single requests; remove it")
     name = get_policy(config.scheduler.name).name
     if name == "rpm":
         raise FairlaneError("rpm turns requests away, which no router of Ray Serve can; take vtc")

@@ -114,6 +114,10 @@ def _parse(text: str) -> Any:
 def _share(file: Path | None, model: str, replicas: int) -> tuple[Path | None, str]:
     """The configuration with a hub, where replicas need one and it has none; and a warning."""
     config = FairlaneConfig() if file is None else FairlaneConfig.read(file)
+    if not config.cluster.ranks:
+        raise FairlaneError(
+            "[cluster] ranks: not with --ray, where each replica has one; remove it"
+        )
     if replicas < 2 or config.cluster.hub is not None:
         return file, ""
     if not config.policy().can_share:

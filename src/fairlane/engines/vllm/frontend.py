@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from fairlane.core.cost import Cost, LinearCost, whole_price
 from fairlane.core.errors import FairlaneError
 from fairlane.door.admission import Admission, Caller, Refused, Turns
 from fairlane.door.door import Door
+from fairlane.door.visits import Visit
 from fairlane.engines.vllm.clients import label
 from fairlane.engines.vllm.prompts import Prompts
 
@@ -47,6 +49,9 @@ class TurnedAway(ValueError):
 class _Inside:
     client: str
     caller: Caller
+    prompt: int = 0
+    cached: int = 0  # of it
+    output: int = 0
 
 
 class EngineDoor:
@@ -54,6 +59,7 @@ class EngineDoor:
 
     by_adapter: from the adapter that a caller without a key asks for to the client; may raise.
     cached_part: how much of a token a prompt token counts that the prefix cache held, 0 to 1.
+    cost: by which requests are charged, where that is noted of them.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class EngineDoor:
         by_adapter: Callable[[str | None], str],
         clock: Callable[[], float],
         cached_part: float = 1.0,
+        cost: Cost = LinearCost(),  # noqa: B008 - it does not change
     ) -> None:
         for part, names in _NEEDED.items():
             for name in names:
@@ -78,6 +85,8 @@ class EngineDoor:
         self._turns = turns
         self._by_adapter = by_adapter
         self._clock = clock
+        self._cost = cost
+        self._model = _served_name(engine_client)
         self._prompts = Prompts(
             admission.rates, partial(_unread, engine_client), clock, cached_part
         )
@@ -105,12 +114,16 @@ class EngineDoor:
         try:
             caller, client = self._client_of(request)
             label(request.sampling_params or request.pooling_params, client)
+            if caller.visit is not None:
+                caller.visit.model = self._model_of(request)
             inside = self._inside.get(request_id)
             if inside is None and not getattr(request, "abort_immediately", False):
                 await self._turns.enter(client)
                 inside = self._inside[request_id] = _Inside(client, caller)
             if inside is not None:
-                self._prompts.take(request_id, client, _prompt_tokens(request))
+                tokens = _prompt_tokens(request)
+                inside.prompt += tokens
+                self._prompts.take(request_id, client, tokens)
             await self._add(request)
         except BaseException as error:
             self._leave(request_id)
@@ -142,11 +155,15 @@ class EngineDoor:
         for output in outputs:
             inside = self._inside.get(output.request_id)
             if inside is not None:
-                if inside.caller.waiting:
+                if inside.caller.waiting and output.new_token_ids:
+                    self._admission.first_token(inside.caller, self._clock())
+                elif inside.caller.waiting:
                     self._admission.served(inside.caller)
                 if output.request_id in self._prompts:
-                    self._prompts.hear(output)
+                    inside.cached = self._prompts.hear(output)
+                    _note_first_token(inside.caller, output)
                 client = inside.client
+                inside.output += len(output.new_token_ids)
                 tokens[client] = tokens.get(client, 0) + len(output.new_token_ids)
                 if output.finish_reason is not None:
                     self._leave(output.request_id)
@@ -190,11 +207,35 @@ class EngineDoor:
             raise TurnedAway(str(caller.refused))
         return caller, caller.client
 
+    def _model_of(self, request: Any) -> str:
+        return self._model if request.lora_request is None else str(request.lora_request.lora_name)
+
     def _leave(self, request_id: str) -> None:
         inside = self._inside.pop(request_id, None)
         if inside is not None:
             self._count(inside.client)
             self._turns.leave(inside.client)
+            if inside.caller.visit is not None:
+                self._note(inside.caller.visit, request_id, inside)
+
+    def _note(self, visit: Visit, request_id: str, inside: _Inside) -> None:
+        """Note what a request had, as far as an API server sees it: a prompt half read is none."""
+        if request_id in self._prompts:
+            visit.was_served(0, 0, 0, 0.0)
+        else:
+            told = (inside.prompt, inside.cached, inside.output)
+            visit.was_served(*told, whole_price(self._cost, *told))
+
+
+def _note_first_token(caller: Caller, output: Any) -> None:
+    if caller.visit is not None and output.new_token_ids:
+        caller.visit.has_token()
+
+
+def _served_name(engine_client: Any) -> str:
+    """What clients call the model, "" where the engine does not say."""
+    found = getattr(getattr(engine_client, "model_config", None), "served_model_name", "") or ""
+    return str(found if isinstance(found, str) else found[0])
 
 
 def _prompt_tokens(request: Any) -> int:

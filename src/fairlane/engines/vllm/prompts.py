@@ -60,12 +60,17 @@ class Prompts:
         if prompt is not None:
             self._give_back(prompt.client, prompt.tokens)
 
-    def hear(self, output: Any) -> None:
-        """The engine said something of a request: with its first token, it has read the prompt."""
+    def hear(self, output: Any) -> int:
+        """The engine said something of a request: with its first token, it has read the prompt.
+
+        Answers how much of it the prefix cache held.
+        """
         if output.new_token_ids or getattr(output, "pooling_output", None) is not None:
             prompt = self._unread.pop(output.request_id)
             cached = min(_cached_tokens(output), prompt.tokens)
             self._give_back(prompt.client, cached * (1.0 - self._cached_part))
+            return cached
+        return 0
 
     def ended(self, request_ids: Iterable[str]) -> None:
         """The engine knows that these are over: ask it, soon, which it never began to read."""

@@ -43,19 +43,17 @@ class Relay:
         self._exchange: Exchange | None = None
         self._gone = False  # whether an engine is
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether there is anybody to share with."""
-        return self._cluster.hub is not None or len(self._ends) > 1
-
     async def start(self) -> None:
         """Let the schedulers share, and relay if this is the first API server.
 
         Raises FairlaneError where a hub is configured, and they cannot.
         """
-        if not self.is_needed:
+        if self._cluster.hub is None and len(self._ends) < 2:
             if self._cluster != Cluster():
                 log.warning("[cluster] has no effect: there is one scheduler, and no hub")
+            return
+        if not self._cluster.ranks:
+            log.info("%d engines share nothing: [cluster] ranks = false", len(self._ends))
             return
         why_not = await self._let_share()
         if why_not:
@@ -139,6 +137,18 @@ class _End:
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """See End."""
         return await self._relay.swap(self._engine, heard)
+
+
+def server_ends(scope: Mapping[str, Any]) -> bool:
+    """Whether vLLM's server has begun to end: it then waits for all answers, endless ones too.
+
+    By vLLM's `app.state.server`, which is uvicorn's; without it, nobody can tell.
+    """
+    server = getattr(getattr(scope.get("app"), "state", None), "server", None)
+    listening = getattr(server, "servers", ())
+    return bool(getattr(server, "should_exit", False)) or any(
+        not one.is_serving() for one in listening
+    )
 
 
 def server_name(app: Any) -> str:

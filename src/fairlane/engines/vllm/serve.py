@@ -20,6 +20,7 @@ import tomlkit
 
 from fairlane.cluster.config import RAY
 from fairlane.core.errors import FairlaneError
+from fairlane.door.access_log import STANDARD_OUTPUT
 from fairlane.engines.vllm.adapters import ADAPTER, adapter_options
 from fairlane.engines.vllm.config import VARIABLE, FairlaneConfig
 from fairlane.engines.vllm.frontend import refuse_unguarded_front_ends
@@ -205,6 +206,9 @@ def read_tables(file: Path | None) -> Tables:
     database = tables.get("usage", {}).get("database", "")
     if database and "://" not in database:
         tables["usage"]["database"] = str((file.parent / database).resolve())
+    access_log = tables.get("log", {}).get("access", STANDARD_OUTPUT)
+    if access_log != STANDARD_OUTPUT:
+        tables["log"]["access"] = str((file.parent / access_log).resolve())
     return tables
 
 

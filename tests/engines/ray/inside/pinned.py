@@ -13,7 +13,8 @@ class Pinned(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
     ) -> list[list[Any]]:
         """One replica for whoever names one."""
         info = pending_request.args[1] if pending_request is not None else None
-        if info is None:
+        headers = getattr(info, "headers", None)  # of a request to the model
+        if headers is None:
             return [candidate_replicas]
         ordered = sorted(candidate_replicas, key=lambda one: str(one.replica_id.unique_id))
-        return [[ordered[int(info.headers.get("x-pin", "0")) % len(ordered)]]]
+        return [[ordered[int(headers.get("x-pin", "0")) % len(ordered)]]]

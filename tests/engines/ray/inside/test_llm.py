@@ -16,17 +16,19 @@ from serving import CONTENDED, Server, free_port, write_model
 
 from fairlane.cluster.ray import NAMESPACE, RayHub
 from fairlane.core.errors import FairlaneError
+from fairlane.door.admission import Admission
 from fairlane.door.sharing import told
 from fairlane.door.tenant_file import change_tenants
-from fairlane.door.tenants import Limits, Tenant, Tenants, hash_key, new_key
+from fairlane.door.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
 from fairlane.engines.ray import build_fair_openai_app, launch
+from fairlane.engines.ray.llm import Parts
 from fairlane.engines.ray.serve import plan
 from fairlane.engines.vllm.serve import ServeOptions
 from tests.docs.markdown import read_blocks
 from tests.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[4]
-KEYS = {name: new_key() for name in ("alice", "bob", "Zoë", "slow")}
+KEYS = {name: new_key() for name in ("alice", "bob", "Zoë", "slow", "root")}
 WEIGHTS = {"alice": 4.0}
 LIMITS = {"slow": Limits(requests_per_minute=2)}  # one for each replica
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
@@ -67,7 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(made / "model", **CONTENDED)
     everyone = {
         name: Tenant(
-            name, WEIGHTS.get(name, 1.0), limits=LIMITS.get(name, Limits()), keys=(hash_key(key),)
+            name,
+            WEIGHTS.get(name, 1.0),
+            limits=LIMITS.get(name, Limits()),
+            keys=(hash_key(key),),
+            role=Role.OPERATOR if name == "root" else Role.CLIENT,
         )
         for name, key in KEYS.items()
     }
@@ -126,11 +132,44 @@ def test_each_request_is_its_keys_whatever_else_it_says(server: Server) -> None:
     )  # fmt: skip
 
 
-def test_a_limit_is_told_with_its_status(server: Server) -> None:
+def test_a_limit_is_told_and_when_to_come_again(server: Server) -> None:
+    """Its replica refuses, and the ingress tells as vLLM's server does."""
     assert ask(server, KEYS["slow"])[0] == 200
-    status, body = ask(server, KEYS["slow"])
-    assert status == 429
-    assert "requests per minute" in body
+    for more in ({}, {"stream": True}):
+        status, headers, body = server.request(
+            "POST", "/v1/completions", COMPLETION | more, key=KEYS["slow"]
+        )
+        assert (status, json.loads(body)["error"]["type"]) == (429, "requests"), body
+        assert 0 < int(headers["retry-after"]) <= 60
+    status, headers, _ = server.request("POST", "/v1/completions", COMPLETION)
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+
+
+def tenants(server: Server, name: str, query: str = "") -> dict[str, Any]:
+    """What /fairlane/tenants shows somebody."""
+    status, _, body = server.request("GET", f"/fairlane/tenants{query}", key=KEYS[name])
+    assert status == 200, body
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def test_the_ingress_tells_clients_of_themselves_and_operators_of_all(server: Server) -> None:
+    assert server.request("GET", "/fairlane/tenants")[0] == 401
+    assert ask(server, KEYS["bob"], {"x-pin": "1"})[0] == 200
+
+    def everywhere() -> dict[str, Any]:
+        cluster = tenants(server, "root", "?model=tiny")["cluster"]
+        return {name: row["admissions"] for name, row in cluster["clients"].items()}
+
+    seen = wait_until(
+        everywhere, lambda now: now == {n: r["admissions"] for n, r in totals().items()}, "told"
+    )
+    assert seen["bob"] > 0
+    assert len(tenants(server, "root")["cluster"]["servers"]) == 2
+    assert set(tenants(server, "bob")["clients"]) <= {"bob"}
+    assert "cluster" not in tenants(server, "bob")
+    status, _, body = server.request("GET", "/fairlane/tenants?model=other", key=KEYS["root"])
+    assert (status, "?model=NAME: tiny" in body) == (400, True)
 
 
 def test_a_call_by_handle_that_names_nobody_is_turned_away(server: Server) -> None:
@@ -202,6 +241,36 @@ def test_shares_are_of_both_replicas_together_while_they_share_and_not_without(
         floods.share(60)
         assert floods.share(300) > 5.5  # 9 : 1, if each is fair by itself
         ray.kill(deaf)
+
+
+# -- replicas that come and go -------------------------------------------------------------------
+
+
+class Limited:
+    """A replica that knows its part of a limit, and looks every tenth of a second."""
+
+    def __init__(self) -> None:
+        self._admission = Admission(lambda _: None)
+        self._parts: Parts | None = None
+
+    async def __call__(self) -> int | None:
+        if self._parts is None:
+            self._parts = Parts(self._admission, every_s=0.1)
+        return self._admission.part(12)
+
+
+def test_a_replicas_part_of_a_limit_follows_how_many_there_are(port: int) -> None:
+    for replicas in (1, 3, 2):
+        app = serve.deployment(
+            Limited, num_replicas=replicas, ray_actor_options={"num_cpus": 0.1}
+        ).bind()
+        handle = serve.run(app, name="limited", route_prefix=None)
+
+        def parts(asked: Any = handle) -> set[int]:
+            return {asked.remote().result() for _ in range(8)}
+
+        wait_until(parts, lambda now, n=replicas: now == {12 // n}, "parts change")  # type: ignore[misc]
+    serve.delete("limited")
 
 
 # -- what the command starts ---------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,10 +112,30 @@ class Server:
 
     def clients(self, key: str) -> dict[str, Any]:
         """What the server says of its clients to the operator with that key."""
-        status, _, answer = self.request("GET", "/fairlane/tenants", key=key)
-        assert status == 200, answer
-        found: dict[str, Any] = json.loads(answer)["clients"]
+        found: dict[str, Any] = told(self, key)["clients"]
         return found
+
+
+def told(server: Any, key: str) -> dict[str, Any]:
+    """What a server tells the operator with that key, once its engine has the time to answer.
+
+    While it has not, the server knows of no tokens, which is not to be taken for none.
+    """
+
+    def look() -> dict[str, Any]:
+        status, _, answer = server.request("GET", "/fairlane/tenants", key=key)
+        assert status == 200, answer
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    silent = "the scheduler did not answer"
+    return wait_until(look, lambda seen: silent not in (seen.get("problem") or ""), "it answers")
+
+
+def output(told: Mapping[str, Any]) -> Counter[str]:
+    """Tokens that each client was given."""
+    clients = told["clients"].items()
+    return Counter({name: client.get("output_tokens", 0) for name, client in clients})
 
 
 def as_http(key: str, body: bytes | str, *headers: str, length: int | None = None) -> bytes:

@@ -6,7 +6,6 @@ servers through the life of a hub, in their order. `--log-cli-level=INFO` shows 
 
 import http.client
 import json
-import logging
 import os
 import signal
 import time
@@ -18,21 +17,27 @@ from typing import Any
 
 import pytest
 import serving
+from dividing import (
+    FAIR,
+    UNFAIR,
+    UNFAIR_MEASURED,
+    WAITING,
+    WARM_UP,
+    WEIGHTS,
+    due,
+    longer,
+)
 from serving import CONTENDED, PLUGIN, configured, free_port, wait_for, write_model
 
 from fairlane.door.tenants import Role, Tenant, hash_key, new_key
 from tests.cluster import servers as hubs
-from tests.gateway.crowd import Crowd, all_until, asking
+from tests.gateway.crowd import Crowd, all_until
 from tests.processes import wait_until
 from tests.tunnel import Tunnel
 
-log = logging.getLogger(__name__)
-WEIGHTS = {"alice": 4.0, "bob": 1.0}
 KEYS = {name: new_key() for name in (*WEIGHTS, "root")}
-SLOTS = 8
-WAITING = 4 * SLOTS  # requests of each client at a replica
-WARM_UP = 5_000  # tokens
-MEASURED = 20_000
+SETTLING = 10_000  # tokens, in which is made good what bob missed for a while, ...
+LONG_SETTLING = 25_000  # ... and the most that he may be behind
 CONFIGURATION = """
 [cluster]
 hub = "redis://127.0.0.1:{port}"
@@ -78,22 +83,18 @@ class Replica:
 
     def told(self) -> dict[str, Any]:
         """What it says to an operator."""
-        status, _, answer = self.request("GET", "/fairlane/tenants", key=KEYS["root"])
-        assert status == 200, answer
-        found: dict[str, Any] = json.loads(answer)
+        found: dict[str, Any] = serving.told(self, KEYS["root"])
         return found
 
     def cluster(self) -> dict[str, Any]:
-        """What it says of sharing; its engine may be too busy to be asked at once."""
-        while "cluster" not in (told := self.told()):
-            assert "did not answer" in told["problem"], told
-        found: dict[str, Any] = told["cluster"]
+        """What it says of sharing."""
+        found: dict[str, Any] = self.told()["cluster"]
         return found
 
     def output(self) -> Counter[str]:
         """Tokens that it gave each client."""
-        clients = self.told()["clients"]
-        return Counter({name: client.get("output_tokens", 0) for name, client in clients.items()})
+        found: Counter[str] = serving.output(self.told())
+        return found
 
     def charged(self) -> float:
         """Service of all its clients."""
@@ -165,7 +166,6 @@ class Flood:
             Crowd(pool.second, {"alice": everyone["alice"]}, body=longer),
         )
         self._life = ExitStack()
-        self.seen: list[list[Counter[str]]] = []  # tokens in each look, by replica
 
     def __enter__(self) -> "Flood":
         for crowd in self._crowds:
@@ -179,37 +179,20 @@ class Flood:
         """Wait for so many tokens more; whose they were. Raises what a client met."""
         return all_until(self._crowds, tokens)
 
-    def is_fair(self, within: int) -> bool:
-        """Whether alice gets four tokens for one of bob's, at last after so many looks.
-
-        What was missed while charges were not exchanged is made good first.
-        """
-        self.until(WARM_UP)
+    def due(self, *tokens: int) -> float:
+        """The part of his due that bob gets. tokens: see dividing.due."""
         replicas = self._pool.first, self._pool.second
-        for _ in range(within):
-            before = [replica.output() for replica in replicas]
-            self.until(MEASURED)
-            pairs = zip(replicas, before, strict=True)
-            parts = [replica.output() - start for replica, start in pairs]
-            self.seen.append(parts)
-            served = parts[0] + parts[1]
-            ratio = served["alice"] / served["bob"]
-            log.info("alice gets %.2f for one of bob's: %s", ratio, parts)
-            if ratio == pytest.approx(4.0, rel=0.1):
-                return True
-        return False
-
-
-def longer(tokens: int) -> dict[str, Any]:
-    """Long requests: those who ask must not be what is short of time."""
-    return asking(3 * tokens)
+        return float(
+            due(self._crowds, lambda: replicas[0].output() + replicas[1].output(), *tokens)
+        )
 
 
 def test_without_a_hub_each_replica_is_fair_by_itself(pool: Pool) -> None:
-    """What is asserted of replicas that share must not hold here: it is 9 to 1."""
+    """What is asserted of replicas that share does not hold here: it is 9 to 1, not 4 to 1."""
     assert pool.connected() == (False, False)
     with Flood(pool) as flood:
-        assert not flood.is_fair(within=2), flood.seen
+        flood.until(WARM_UP)
+        assert flood.due(UNFAIR_MEASURED) < UNFAIR
 
 
 def test_weights_divide_what_all_replicas_give(pool: Pool) -> None:
@@ -217,7 +200,8 @@ def test_weights_divide_what_all_replicas_give(pool: Pool) -> None:
     pool.await_hub()
     before = pool.await_silence()
     with Flood(pool) as flood:
-        assert flood.is_fair(within=6), flood.seen
+        flood.until(LONG_SETTLING)
+        assert flood.due() == FAIR
         told = [replica.cluster() for replica in (pool.first, pool.second)]
     after = pool.await_silence()
     heard, charged = [[b - a for a, b in zip(x, y, strict=True)] for x, y in
@@ -262,7 +246,8 @@ def test_a_hub_that_is_killed_and_comes_back_empty(pool: Pool) -> None:
         flood.until(WARM_UP)  # all are served meanwhile
         pool.hub.start()
         pool.await_hub()
-        assert flood.is_fair(within=6), flood.seen
+        flood.until(SETTLING)
+        assert flood.due() == FAIR
 
 
 def test_a_replica_that_is_cut_off_for_a_while(pool: Pool) -> None:
@@ -274,7 +259,8 @@ def test_a_replica_that_is_cut_off_for_a_while(pool: Pool) -> None:
         flood.until(WARM_UP)
         pool.tunnel.mend()
         pool.await_hub()
-        assert flood.is_fair(within=6), flood.seen
+        flood.until(SETTLING)
+        assert flood.due() == FAIR
     after = pool.await_silence()
     assert after[0] - before[0] == pytest.approx(after[3] - before[3])
     assert after[1] - before[1] == pytest.approx(after[2] - before[2])
@@ -288,6 +274,7 @@ def test_a_replica_that_is_killed_and_started_again(pool: Pool) -> None:
         pool.second.start()
         wait_for(pool.second.server)
         pool.await_hub()
-        assert flood.is_fair(within=6), flood.seen
+        flood.until(SETTLING)
+        assert flood.due() == FAIR
     heard = pool.await_silence()
     assert pool.second.cluster()["heard"] <= heard[2]  # not what was charged before it began

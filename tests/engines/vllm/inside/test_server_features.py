@@ -12,6 +12,7 @@ from serving import CONTENDED, Server, guarded, write_model
 
 from fairlane.door.tenants import Role, Tenant, hash_key, new_key
 from fairlane.engines.vllm.adapters import write_adapter
+from tests.collector import Collector, Told
 from tests.processes import wait_until
 
 KEYS = {name: new_key() for name in ("alice", "bob", "root")}
@@ -35,12 +36,25 @@ def tenants() -> list[Tenant]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One that speculates."""
-    model = write_model(tmp_path_factory.mktemp("model"))
-    options = ("--speculative-config", json.dumps(NGRAM))
-    with guarded(model, tmp_path_factory.mktemp("server"), tenants(), options) as made:
+def collector() -> Iterator[Collector]:
+    with Collector() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Server]:
+    """One that speculates, and tells of each request."""
+    model = write_model(tmp_path_factory.mktemp("model"))
+    options: tuple[str, ...] = ("--speculative-config", json.dumps(NGRAM))
+    options += ("--otlp-traces-endpoint", f"{collector.url}/v1/traces")
+    tables = (
+        f'[log]\naccess = "a.log"\n[tracing]\nendpoint = "{collector.url}"\nclients = "follow"\n'
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        folder = tmp_path_factory.mktemp("server")
+        with guarded(model, folder, tenants(), options, tables) as made:
+            yield made
 
 
 def charged(server: Server, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
@@ -60,6 +74,40 @@ def charged(server: Server, path: str, body: dict[str, Any]) -> tuple[dict[str, 
 def figures(server: Server) -> Counter[str]:
     found = server.clients(KEYS["root"]).get("alice", {})
     return Counter({k: v for k, v in found.items() if isinstance(v, int | float)})
+
+
+def test_one_trace_and_one_line_tell_of_a_request(server: Server, collector: Collector) -> None:
+    """The middleware's span says whose request it is, and vLLM's own is its child."""
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    body = {"model": "tiny", "prompt": "w1 w2 w3", "max_tokens": 5, "ignore_eos": True}
+    headers = {"traceparent": f"00-{trace}-{parent}-01"}
+    status, _, _ = server.request("POST", "/v1/completions", body, headers, KEYS["alice"])
+    assert status == 200
+
+    def spans() -> dict[str, Told]:
+        found = [span for span in list(collector.spans) if span.trace == trace]
+        return {span.name: span for span in found}
+
+    found = wait_until(
+        spans, lambda s: {"POST /v1/completions", "llm_request"} <= s.keys(), "spans"
+    )
+    outer, inner = found["POST /v1/completions"], found["llm_request"]
+    assert (outer.parent, inner.parent) == (parent, outer.id)
+    assert outer.attributes["fairlane.tenant"] == "alice"
+    assert outer.attributes["gen_ai.usage.output_tokens"] == 5
+    assert inner.attributes["gen_ai.usage.completion_tokens"] == 5
+    log = server.log.parent / "a.log"
+    line = wait_until(lambda: lines_of(log, trace), lambda found: len(found) == 1, "a line")[0]
+    assert line.items() >= {
+        "tenant": "alice", "model": "tiny", "status": 200, "outcome": "finished",
+        "prompt_tokens": 3, "output_tokens": 5, "service": 3 + 2 * 5,
+    }.items()  # fmt: skip
+    assert 0 < line["first_token_s"] <= line["duration_s"]
+
+
+def lines_of(log: Path, trace: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [line for line in lines if line["trace_id"] == trace]
 
 
 def test_structured_output_is_charged_as_it_is_delivered(server: Server) -> None:
