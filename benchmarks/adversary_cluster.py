@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.adversary import LIMITS, Job, Server, Wave, random_wave, with_number
 from fairlane.core.cost import Cost, LinearCost
 from fairlane.core.policy import Policy
+from fairlane.core.settling import Standings, raises
 from fairlane.core.types import Request, RequestId
 
 
@@ -31,14 +32,16 @@ class Hub:
         self.cut_off: set[int] = set()
         self._told: list[Counter[str]] = [Counter() for _ in members]
         self._heard: list[Counter[str]] = [Counter() for _ in members]
+        self._levels: list[Standings] = [{} for _ in members]
 
     def at_once(self, member: int) -> None:
         """The others hear at once what a member charged."""
         charges = self.members[member].take_charges()
-        if charges:
-            for n, other in enumerate(self.members):
-                if n != member:
-                    other.hear(charges)
+        self._told[member].update(charges)
+        for n, other in enumerate(self.members if charges else ()):
+            if n != member:
+                other.hear(charges)
+                self._heard[n].update(charges)
 
     def exchange(self) -> None:
         """Everyone hears what the others told until now, then tells what is new."""
@@ -55,6 +58,15 @@ class Hub:
             self.members[n].hear({client: amount for client, amount in new.items() if amount})
         for n in there:
             self._told[n].update(self.members[n].take_charges())
+
+    def settle(self, partner: int) -> None:
+        """Everyone compares levels with the member so many places further, by what it last told."""
+        before, self._levels = self._levels, [
+            policy.tell_waiting(self._told[n] + self._heard[n]).here
+            for n, policy in enumerate(self.members)
+        ]  # fmt: skip
+        for n, policy in enumerate(self.members):
+            policy.raise_levels(raises(self._levels[n], before[(n + partner) % len(before)]))
 
 
 class Ledger:
@@ -201,6 +213,7 @@ class Cluster:
     """Servers that take steps together.
 
     every: steps between exchanges; 0 for one after every event, None for none at all.
+    settles: steps between two comparisons of levels; None for none at all.
     """
 
     def __init__(
@@ -212,6 +225,7 @@ class Cluster:
         cost: Cost | None = None,
         weights: Mapping[str, float] | None = None,
         preempts: bool = False,
+        settles: int | None = None,
     ) -> None:
         self.policies = policies
         self.servers = [Server(policy, memory, preempts=preempts) for policy in policies]
@@ -219,6 +233,7 @@ class Cluster:
         self.hub = Hub(policies)
         self.step = 0
         self._every = every
+        self._settles = settles
         self._jobs = 0
         for n, policy in enumerate(policies):
             then = partial(self.hub.at_once, n) if every == 0 else None
@@ -234,6 +249,8 @@ class Cluster:
         self.ledger.step = self.step
         if self._every and self.step % self._every == 0:
             self.hub.exchange()
+        if self._settles and self.step % self._settles == 0 and len(self.servers) > 1:
+            self.hub.settle(1 + self.step // self._settles % (len(self.servers) - 1))
         for server in self.servers:
             server.turn()
         self.step += 1

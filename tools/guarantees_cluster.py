@@ -103,12 +103,16 @@ _TITLES = {"at_all": "B1", "at_one": "B2"}
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to share. part: of H that is max_debt, None for no limit. shares: whether they do."""
+    """A way to share. part: of H that is max_debt, None for no limit. shares: whether they do.
+
+    settles: steps between two comparisons of levels.
+    """
 
     title: str
     part: float | None = 1.0
     guard: float = 0.0
     shares: bool = True
+    settles: int | None = None
     lift: Lift = lift_to_least_or_last
     lifts_waiting_nowhere: bool = False
 
@@ -117,6 +121,8 @@ VARIANTS = (
     Variant("local levels, as it is"),
     Variant("the same, guard 5 %", guard=0.05),
     Variant("the same, guard 10 %", guard=0.1),
+    Variant("levels settled every 3 steps", settles=3),
+    Variant("the same, guard 5 %", guard=0.05, settles=3),
     Variant("control: no limit to debts", part=None),
     Variant("control: H / 15", part=1 / 15),
     Variant("control: lift only who waits nowhere", part=None, lifts_waiting_nowhere=True),
@@ -147,7 +153,9 @@ def serve(variant: Variant, size: int, every: int, h: float, waves: list[PlacedW
     policies = [Shares(lift=variant.lift) for _ in range(size)]
     for policy in policies:
         policy.share(max_debt=most, guard=variant.guard, most_credit=U / 4)
-    cluster = Cluster(policies, MEMORY, every=every if variant.shares else None)
+    cluster = Cluster(
+        policies, MEMORY, every=every if variant.shares else None, settles=variant.settles
+    )
     if variant.lifts_waiting_nowhere:
         for n, policy in enumerate(policies):
             policy.waits = partial(_waits_elsewhere, cluster, n)

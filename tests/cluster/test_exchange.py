@@ -1,6 +1,7 @@
 """The loop between schedulers and a hub: all hear all, and a lost hub stops nobody."""
 
 import asyncio
+import json
 import logging
 import random
 from collections import Counter
@@ -9,10 +10,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from fairlane.cluster import levels
 from fairlane.cluster.exchange import Exchange
 from fairlane.cluster.hub import GRAIN, Hub, HubError, Pull, Push
 from fairlane.cluster.member import Member
 from fairlane.cluster.memory import HubState, MemoryHub
+from fairlane.core.settling import Standings
+from fairlane.core.types import Request
+from fairlane.policies.registry import create_policy
 from tests.cluster.servers import Server
 from tests.processes import PATIENCE_S
 
@@ -44,6 +49,9 @@ class Desk:
         self.heard.update({client: round(service / GRAIN) for client, service in heard.items()})
         told, self._untold = self._untold, Counter()
         return {client: grains * GRAIN for client, grains in told.items()}
+
+    async def settle(self, amounts: Mapping[str, float]) -> Standings:
+        return {}
 
 
 @asynccontextmanager
@@ -301,3 +309,87 @@ def test_how_much_is_heard_at_once_is_known_but_for_what_a_lost_hub_held_up() ->
             assert two.state.stale <= seen
 
     asyncio.run(run())
+
+
+# -- levels ----------------------------------------------------------------------------------
+
+
+class Queue:
+    """An end that is a fair queue, before whom `a` and `b` wait."""
+
+    def __init__(self, a: float, b: float) -> None:
+        self.policy = create_policy("vtc")
+        self.policy.share()
+        for n, client in enumerate("ab"):
+            self.policy.enqueue(Request(n, client, 10), 0.0)
+        self.policy.raise_levels({"a": a, "b": b})
+
+    async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
+        self.policy.hear(heard)
+        return self.policy.take_charges()
+
+    async def settle(self, amounts: Mapping[str, float]) -> Standings:
+        self.policy.raise_levels(amounts)
+        return self.policy.tell_waiting({}).here
+
+    @property
+    def ahead(self) -> float:
+        """How far `a` is ahead of `b`."""
+        (a,), (b,) = self.policy.standing("a"), self.policy.standing("b")
+        return a - b
+
+
+def settling(queues: Sequence[Queue], hub: HubState | None) -> Exchange:
+    made: list[Exchange] = []
+
+    def tell() -> str:
+        return json.dumps({"levels": made[0].levels})
+
+    link = None if hub is None else MemoryHub(hub)
+    made.append(
+        Exchange(queues, link, every_s=EVERY_S, tell=tell, tell_s=EVERY_S, settle_s=EVERY_S)
+    )
+    return made[0]
+
+
+def agree(queues: Sequence[Queue]) -> bool:
+    return max(q.ahead for q in queues) - min(q.ahead for q in queues) < 1.0
+
+
+@pytest.mark.parametrize("hosts", [[4], [1, 1], [2, 1, 1]])
+def test_queues_come_to_agree_on_who_is_ahead(hosts: list[int]) -> None:
+    """Within what they were before; what is charged meanwhile counts everywhere, and is no lift."""
+
+    async def run() -> None:
+        queues = [Queue(*levels) for levels in [(90, 0), (0, 50), (0, 20), (7, 0)][: sum(hosts)]]
+        hub = None if len(hosts) == 1 else HubState()
+        left = iter(queues)
+        exchanges = [settling([next(left) for _ in range(count)], hub) for count in hosts]
+        async with running(*exchanges):
+            await until(lambda: agree(queues))
+            settled = [queue.ahead for queue in queues]
+            assert -50 <= min(settled) < max(settled) + 1 <= 91
+            queues[0].policy.admit(0, 0.0)  # `a` is charged 10, and waits no more here
+            await until(lambda: all(queue.ahead > 9 + min(settled) for queue in queues[1:]))
+
+    asyncio.run(run())
+
+
+def test_what_is_told_of_another_era_or_makes_no_sense_raises_nobody() -> None:
+    told = {"a": [[5.0, 1.0]], "b": [[0.0, 1.0]]}
+    good = {"levels": {"era": "e", "schedulers": [told]}}
+    assert levels.read(json.dumps(good), "e") == [{"a": ((5.0, 1.0),), "b": ((0.0, 1.0),)}]
+    assert levels.read(json.dumps(good), "another") == []
+    for steps in ("x", [[1.0]], [["x", 1.0]], [[float("nan"), 1.0]], [[1.0, 0.0]], 7):
+        bad = {"levels": {"era": "e", "schedulers": [{"a": steps}]}}
+        assert levels.read(json.dumps(bad), "e") == []
+    for text in ("", "[]", "{}", json.dumps({"levels": 3})):
+        assert levels.read(text, "e") == []
+
+
+def test_of_many_clients_all_servers_tell_of_the_same() -> None:
+    some = {f"c{n}": ((float(n), 1.0),) for n in range(1000)}
+    backwards = dict(reversed(some.items()))
+    (one,), (other,) = (levels.written([told], "e")["schedulers"] for told in (some, backwards))
+    assert one == other
+    assert len(one) == levels.MOST_TOLD

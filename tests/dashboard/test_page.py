@@ -21,7 +21,7 @@ from fairlane.http_server import in_thread
 from tests.dashboard.browser import Tab, browser, tab
 from tests.door.town import Town
 from tests.gateway.crowd import Crowd
-from tests.gateway.site import Site, gateway, port_of
+from tests.gateway.site import Site, gateway, port_of, serving
 from tests.simulated.engines import running
 
 PICTURES = os.environ.get("FAIRLANE_PICTURES")
@@ -100,8 +100,9 @@ def test_an_operator_sees_who_gets_what_and_changes_it(
     for name in ("acme", "globex", "hooli", "initech", "umbrella"):
         town.add(name)
     tables = {"tenants": town.file.name, "dashboard": {"changes": True}}
+    config = GatewayConfig.parse({**tables, "upstreams": {"engine-1": {"url": engine}}}, tmp_path)
     with (
-        gateway(engine, folder=tmp_path, **tables) as site,
+        serving(Running(config, name="gateway-1")) as site,
         tab(chromium, site.url, viewport=SCREEN, color_scheme="light") as seen,
         load(site, town, acme=5, globex=14, hooli=18, initech=1),
     ):
@@ -136,9 +137,9 @@ def test_an_operator_sees_who_gets_what_and_changes_it(
         page.wait_for_timeout(1000 * LOADED_S)
         assert seen.rows()["globex"]["Weight"] == "3"
 
-        page.mouse.move(0, 0)
-        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
         for theme, other in (("light", "Dark"), ("dark", "Light")):
+            page.mouse.move(0, 0)
+            page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             assert seen.faults() == []
             page.screenshot(path=pictures / f"dashboard-{theme}.png", full_page=True)
             page.get_by_role("button", name=other).click()

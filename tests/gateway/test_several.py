@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fairlane.cluster.exchange import ExchangeState
+from fairlane.cluster.link import ExchangeState
 from fairlane.core.errors import FairlaneError
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import Running

@@ -4,26 +4,27 @@ Each round asks every scheduler (an `End`) what it charged, hands that to the ot
 the sum to the hub, and hands on what the hub tells. So a charge is as old as two rounds and a call
 of the hub, at most, when it is heard everywhere.
 
+Now and then each end compares its levels with those of another, drawn at random among all, so that
+nobody waits at one for what another has long given (core/settling.py).
+
 Without its hub each host is as fair as it is alone; what it charged meanwhile waits, and is heard
 once the hub is back.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from fairlane.cluster.hub import Hub, HubError, Pull, Push
-from fairlane.cluster.member import Member
+from fairlane.cluster import levels
+from fairlane.cluster.hub import Hub
+from fairlane.cluster.link import Asks, ExchangeState, Link
+from fairlane.core.settling import Standings, less, raises
 
-LONGEST_WAIT_S = 5.0  # until a lost hub is asked again
-TELL_S = 2.0  # how often a member tells of itself
-LEAST_LIFE_S = 2.0  # of what it told
-_LIVES = 5  # times that it could have told anew
-FAREWELL_S = 2.0  # for the last push
-_FADES = 0.99  # of `stale`, by exchange: half of it is gone after 69
+TELL_S = 2.0  # how often a member tells of itself, and compares levels
+_OTHERS = 2  # whose word is asked for to compare levels with one: it may be one's own
 
 
 class End(Protocol):
@@ -32,34 +33,11 @@ class End(Protocol):
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """Hear what others charged by client; give what was charged here since the last time."""
 
+    async def settle(self, amounts: Mapping[str, float]) -> Standings:
+        """Raise levels by so much, by path (`Policy.raise_levels`); then, where everyone stands.
 
-@dataclass(slots=True)
-class ExchangeState:
-    """How the exchange goes.
-
-    connected: whether the hub answered when it was last asked; False without one. members: origins
-    that the hub heard of lately, this one included. exchanges, failures: calls of the hub. last_at:
-    when it last answered, by the loop's clock. stale: the most service that others charged between
-    two answers, lately; what comes at once after the hub was lost is not counted.
-    """
-
-    connected: bool = False
-    members: int = 0
-    exchanges: int = 0
-    failures: int = 0
-    last_at: float | None = None
-    stale: float = 0.0
-
-    def report(self, now: float) -> dict[str, Any]:
-        """For telemetry. now: by the loop's clock."""
-        return {
-            "connected": self.connected,
-            "members": max(1, self.members),
-            "exchanges": self.exchanges,
-            "failures": self.failures,
-            "age_s": None if self.last_at is None else now - self.last_at,
-            "stale": self.stale,
-        }
+        Who waits here, as `Policy.tell_waiting` gives it of no totals.
+        """
 
 
 class Exchange:
@@ -68,8 +46,9 @@ class Exchange:
     hub: closed at the end; None where `ends` share with each other alone. tell: what the others
     may know of this host, asked every `tell_s`; see Hub.post. told: is called with what the others
     tell, by origin, at the end of each round in which the hub answered: all ends have heard all
-    that it told, and all that they charged is in `totals`. With None it has not answered. log:
-    where its host's words go.
+    that it told, and all that they charged is in `totals`. With None it has not answered. They are
+    one queue then, and compare no levels. settle_s: how often others do. log: where its host's
+    words go.
     """
 
     def __init__(
@@ -81,6 +60,7 @@ class Exchange:
         tell: Callable[[], str] | None = None,
         tell_s: float = TELL_S,
         told: Callable[[Mapping[str, str] | None], None] | None = None,
+        settle_s: float = TELL_S,
         log: logging.Logger = logging.getLogger("fairlane.cluster"),  # noqa: B008
     ) -> None:
         self.state = ExchangeState()
@@ -89,10 +69,13 @@ class Exchange:
         self._stopping = asyncio.Event()
         self._unheard: dict[End, dict[str, float]] = {end: {} for end in ends}
         self._told = told
+        self._settle_s, self._settle_at = settle_s, 0.0
+        self._levels: dict[End, Standings] = {}  # as last looked at
+        self._elsewhere: list[Standings] = []  # of schedulers of others
         self._link = None
         if hub is not None:
-            asks = told is not None
-            self._link = _Link(hub, self.state, every_s, tell, tell_s, asks, log)
+            asks = Asks(0.0, None) if told is not None else Asks(settle_s, _OTHERS)
+            self._link = Link(hub, self.state, every_s, tell, tell_s, asks, log)
 
     async def run(self) -> None:
         """Exchange until `stop`, or until there is no end left."""
@@ -124,6 +107,11 @@ class Exchange:
         """Service by client that was charged anywhere; see Totals."""
         return {} if self._link is None else self._link.member.totals
 
+    @property
+    def levels(self) -> dict[str, Any]:
+        """Where clients stand at the ends, for `tell`: under this name, ready for JSON."""
+        return levels.written(list(self._levels.values()), self.era)
+
     async def _round(self) -> None:
         await self._swap()
         if self._link is not None:
@@ -132,11 +120,14 @@ class Exchange:
                 _add(unheard, news)
         if any(self._unheard.values()):
             await self._swap()
-        if self._link is not None and self._told is not None:
-            if self._link.posts is not None:
-                self._told(self._link.posts)
-            elif not self.state.connected:
-                self._told(None)
+        posts = None if self._link is None else self._link.posts
+        if self._told is None:
+            self._hear_levels(posts)
+            await self._settle()
+        elif posts is not None:
+            self._told(posts)
+        elif not self.state.connected:
+            self._told(None)
 
     async def _swap(self) -> None:
         """All ends at once: what each charged goes to the others and to the hub."""
@@ -155,111 +146,49 @@ class Exchange:
             if self._link is not None:
                 self._link.member.owe(answer)
 
+    def _hear_levels(self, posts: Mapping[str, str] | None) -> None:
+        if posts is not None:
+            self._elsewhere = [
+                told for text in posts.values() for told in levels.read(text, self.era)
+            ]
+
+    async def _settle(self) -> None:
+        """Go half of the way to how another scheduler has those who wait at both."""
+        now = asyncio.get_running_loop().time()
+        alone = len(self._unheard) == 1 and self.state.members < 2
+        if now < self._settle_at or alone:
+            return
+        self._settle_at = now + self._settle_s
+        before = await self._settled({})
+        self._levels = await self._settled(
+            {
+                end: raises(told, random.choice(others))
+                for end, told in before.items()
+                if (others := [*self._elsewhere, *(o for e, o in before.items() if e is not end)])
+            }
+        )
+
+    async def _settled(self, amounts: Mapping[End, Mapping[str, float]]) -> dict[End, Standings]:
+        """Have levels raised, and see where they are."""
+        ends = list(self._unheard)
+        answers = await asyncio.gather(
+            *(end.settle(amounts.get(end, {})) for end in ends), return_exceptions=True
+        )
+        totals = self.totals
+        found: dict[End, Standings] = {}
+        for end, answer in zip(ends, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._drop(end, answer)
+            else:
+                unheard = {client: -service for client, service in self._unheard[end].items()}
+                found[end] = less(less(answer, totals), unheard)
+        return found
+
     def _drop(self, end: End, error: BaseException) -> None:
         if not isinstance(error, Exception):
             raise error
         del self._unheard[end]
         self._log.error("a scheduler takes part no more: %s", str(error) or type(error).__name__)
-
-
-class _Answer(NamedTuple):
-    """What one call of the hub brought: sums, and what others told."""
-
-    pull: Pull
-    posts: dict[str, str]
-
-
-class _Link:
-    """A host's side of its hub: what it has to say, and whether the hub is there.
-
-    posts: what others told of themselves, if the hub answered in this round, and if it `asks`.
-    """
-
-    def __init__(
-        self, hub: Hub, state: ExchangeState, every_s: float,
-        tell: Callable[[], str] | None, tell_s: float, asks: bool, log: logging.Logger,
-    ) -> None:  # fmt: skip
-        self.member = Member()
-        self.posts: dict[str, str] | None = None
-        self._hub = hub
-        self._asks = asks
-        self._tell_s = tell_s
-        self._state = state
-        self._every_s = every_s
-        self._tell = tell
-        self._log = log
-        self._asking: asyncio.Task[_Answer] | None = None  # one call at a time
-        self._tell_at = 0.0
-        self._lost_at: float | None = None
-        self._ask_again_at = 0.0
-        self._wait_s = every_s
-
-    async def exchange(self) -> dict[str, float]:
-        """Say and hear; nothing is heard where the hub is lost, or takes longer than a round."""
-        now = asyncio.get_running_loop().time()
-        self.posts = None
-        if self._asking is None:
-            if now < self._ask_again_at:
-                return {}
-            self._asking = asyncio.create_task(self._call(self.member.begin({}), now))
-        await asyncio.wait({self._asking}, timeout=self._every_s)
-        if not self._asking.done():
-            return {}
-        asked, self._asking = self._asking, None
-        return self._take(asked)
-
-    async def farewell(self) -> None:
-        """Push what is left, if the hub is there."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
-                while self._state.connected and self.member.owes:
-                    await self.exchange()
-
-    async def close(self) -> None:
-        """Give up the call that may be under way, and the hub."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
-        await self._hub.close()
-
-    async def _call(self, push: Push, now: float) -> "_Answer":
-        pull = await self._hub.exchange(push)
-        if self._tell is not None and now >= self._tell_at:
-            lives_s = max(LEAST_LIFE_S, _LIVES * self._tell_s)
-            await self._hub.post(self.member.origin, self._tell(), lives_s)
-            self._tell_at = now + self._tell_s
-        posts = dict(await self._hub.posts()) if self._asks else {}
-        posts.pop(self.member.origin, None)
-        return _Answer(pull, posts)
-
-    def _take(self, asked: "asyncio.Task[_Answer]") -> dict[str, float]:
-        """What the call brought."""
-        state, now = self._state, asyncio.get_running_loop().time()
-        try:
-            pull, self.posts = asked.result()
-        except HubError as error:
-            self._lose(error, now)
-            return {}
-        news = self.member.heard(pull)
-        if self._lost_at is None:
-            state.stale = max(_FADES * state.stale, sum(s for s in news.values() if s > 0))
-        else:
-            self._log.warning("the hub is back after %.1f s", now - self._lost_at)
-        self._lost_at, self._wait_s, self._ask_again_at = None, self._every_s, now
-        state.connected, state.members, state.last_at = True, pull.members, now
-        state.exchanges += 1
-        return news
-
-    def _lose(self, error: HubError, now: float) -> None:
-        if self._lost_at is None:
-            self._lost_at = now
-            self._log.warning(
-                "no hub, so this server is fair by itself until it is back: %s", error
-            )
-        self._state.connected = False
-        self._state.failures += 1
-        self._ask_again_at = now + self._wait_s
-        self._wait_s = min(LONGEST_WAIT_S, 2 * self._wait_s)
 
 
 def _add(total: dict[str, float], more: Mapping[str, float]) -> None:

@@ -89,8 +89,8 @@ class Hub(Protocol):
     async def post(self, origin: str, text: str, lives_s: float) -> None:
         """Tell the others of oneself; it is forgotten after `lives_s`, or with the next post."""
 
-    async def posts(self) -> Mapping[str, str]:
-        """What members told of themselves, by origin."""
+    async def posts(self, most: int | None = None) -> Mapping[str, str]:
+        """What members told of themselves, by origin; of so many at most, drawn at random."""
 
     async def close(self) -> None:
         """Let go of connections."""

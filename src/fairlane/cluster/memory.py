@@ -3,6 +3,7 @@
 `HubState` is the model that every other hub is held against: pure, time handed in.
 """
 
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -63,10 +64,13 @@ class HubState:
         """Keep what a member tells of itself."""
         self._posts[origin] = (text, now + lives_s)
 
-    def posts(self, now: float) -> dict[str, str]:
+    def posts(self, now: float, most: int | None = None) -> dict[str, str]:
         """What members told of themselves, by origin."""
         self._posts = {name: post for name, post in self._posts.items() if post[1] > now}
-        return {name: text for name, (text, _) in self._posts.items()}
+        names = list(self._posts)
+        if most is not None and most < len(names):
+            names = random.sample(names, most)
+        return {name: self._posts[name][0] for name in names}
 
     def _open(self) -> None:
         """Begin an era."""
@@ -143,9 +147,9 @@ class MemoryHub:
         """Tell the others of oneself."""
         self.state.post(origin, text, lives_s, self._clock())
 
-    async def posts(self) -> Mapping[str, str]:
+    async def posts(self, most: int | None = None) -> Mapping[str, str]:
         """What members told of themselves, by origin."""
-        return self.state.posts(self._clock())
+        return self.state.posts(self._clock(), most)
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -58,9 +58,9 @@ class RayHub:
         """Tell the others of oneself."""
         await self._ask(lambda actor: actor.post.remote(origin, text, lives_s))
 
-    async def posts(self) -> Mapping[str, str]:
+    async def posts(self, most: int | None = None) -> Mapping[str, str]:
         """What members told of themselves, by origin."""
-        return await self._ask(lambda actor: actor.posts.remote())
+        return await self._ask(lambda actor: actor.posts.remote(most))
 
     async def close(self) -> None:
         """Let go of the actor, which lives on for others."""

@@ -101,11 +101,13 @@ class RedisHub:
             all_at_once.expire(everyone, int(DAY_S))
             await all_at_once.execute()
 
-    async def posts(self) -> Mapping[str, str]:
+    async def posts(self, most: int | None = None) -> Mapping[str, str]:
         """What members told of themselves, by origin."""
         everyone = self._prefix + "posting"
         async with self._errors():
-            origins = sorted(_decoded(name) for name in await self._client.smembers(everyone))
+            asks = self._client
+            names = asks.smembers(everyone) if most is None else asks.srandmember(everyone, most)
+            origins = sorted(_decoded(name) for name in await names)
             if not origins:
                 return {}
             texts = await self._client.mget([self._post(origin) for origin in origins])

@@ -35,6 +35,7 @@ from fairlane.core.one_queue import hear_waiting, lift_to_elsewhere, tell_waitin
 from fairlane.core.options import AT_LEAST_ONE, Count, NotNegative, Weight
 from fairlane.core.predict import Predictor
 from fairlane.core.saved import Saved
+from fairlane.core.settling import raise_levels
 from fairlane.core.sharing import Sharing, Waiting
 from fairlane.core.tree import ClientTree, PathOf, lineage
 from fairlane.core.tree import split_path as split_path
@@ -252,6 +253,10 @@ class FairQueue(Charging):
         hear_waiting(self._tree, others or (), totals, self._prepaid())
         if joins and sharing.one_queue:
             lift_to_elsewhere(self._tree)
+
+    def raise_levels(self, amounts: Mapping[str, float]) -> None:
+        """See Policy.raise_levels. O(clients that wait), and with groups all in it."""
+        raise_levels(self._tree, amounts, self._shared().max_debt)
 
     def yields(self, slack: float) -> bool:
         """See Policy.yields."""

@@ -55,13 +55,16 @@ def tell_waiting(
     tree: ClientTree, totals: Mapping[str, float], prepaid: Mapping[Node, float]
 ) -> Waiting:
     """See Policy.tell_waiting. prepaid: by client and group, part of their counters."""
-    charged = tree.by_path(totals)
+    charged, untold = tree.by_path(totals), tree.by_path(tree.untold(prepaid))
     found = Waiting({}, {})
     for node in tree.clients():
         if (node.waits or node.waits_elsewhere) and node.client is not None:
             told = tuple(
-                (_level(step, path, charged, prepaid), step.weight)
-                for step, path in _steps(tree, node, node.client)
+                (
+                    _level(step, path, charged, prepaid) - untold.get(path, 0.0) / step.weight,
+                    step.weight,
+                )
+                for step, path in tree.steps(node)
             )
             (found.here if node.waits else found.there)[node.client] = told  # type: ignore[index]
     return found
@@ -86,7 +89,7 @@ def hear_waiting(
         node = tree.node(client) if client in wait else tree.find(client)
         if node is None:
             continue
-        _raise(_steps(tree, node, client), standing_by, charged, prepaid)
+        _raise(tree.steps(node), standing_by, charged, prepaid)
         if client in wait:
             _waits(node)
     for node in gone:
@@ -131,13 +134,6 @@ def _leaves(tree: ClientTree, node: Node) -> None:
             break
     if not (node.queue or node.running):
         tree.retire(node)
-
-
-def _steps(tree: ClientTree, node: Node, client: str) -> Sequence[tuple[Node, str]]:
-    """A client's groups and the client, from the top, with their paths."""
-    if node.parent is None:
-        return ((node, client),)
-    return list(zip(reversed(list(lineage(node))), tree.paths(client), strict=True))
 
 
 def _level(

@@ -321,14 +321,22 @@ class Policy(ABC, Generic[T]):
         raise FairlaneError(f"{type(self).__name__} does not share its charges")
 
     def tell_waiting(self, totals: Mapping[str, float]) -> Waiting:
-        """Who waits here, for schedulers that serve of the same capacity (one_queue.py).
+        """Who waits here, and where they stand but for what they were charged.
 
-        totals: service by client that was charged anywhere, all of which is charged or heard here.
+        totals: service by client that was charged anywhere, all of which is charged or heard here;
+        what was charged here and not taken yet comes to that.
         """
         raise FairlaneError(f"{type(self).__name__} does not share its charges")
 
+    def raise_levels(self, amounts: Mapping[str, float]) -> None:
+        """Another has these clients and groups further ahead; see settling.py."""
+        raise FairlaneError(f"{type(self).__name__} does not share its charges")
+
     def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
-        """What the others told last; None where they cannot be heard. totals: see above."""
+        """What others that serve of the same capacity told last (one_queue.py).
+
+        None where they cannot be heard. totals: see above.
+        """
         raise FairlaneError(f"{type(self).__name__} does not share its charges")
 
     def yields(self, slack: float) -> bool:

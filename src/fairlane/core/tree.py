@@ -1,7 +1,7 @@
 """The tree of clients under FairQueue: who hangs where, with what weight, remembered how long."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from fairlane.core.counters import Common, Level, Node
@@ -113,14 +113,21 @@ class ClientTree:
 
     def take_charges(self, prepaid: Mapping[Node, float]) -> dict[str, float]:
         """Service charged, by client, since it was last taken, without what is prepaid."""
+        found = self.untold(prepaid, takes=True)
+        self._untold = defaultdict(float)
+        return found
+
+    def untold(self, prepaid: Mapping[Node, float], *, takes: bool = False) -> dict[str, float]:
+        """What `take_charges` would give. takes: from now on it is told."""
         assert self._untold is not None, "share comes first"
-        found, self._untold = self._untold, defaultdict(float)
+        found = self._untold.copy()
         for node in self._clients(self.root):
             node.fold()
             delivered = node.charged - prepaid.get(node, 0.0) if prepaid else node.charged
             if delivered != node.taken and node.client is not None:
                 found[node.client] += delivered - node.taken
-                node.taken = delivered
+                if takes:
+                    node.taken = delivered
         return {client: charged for client, charged in found.items() if charged}
 
     def hear(self, charges: Mapping[str, float]) -> list[Level]:
@@ -171,6 +178,13 @@ class ClientTree:
         *groups, leaf = (client,) if self._path_of is None else self._path_of(client)
         found = [group + "/" for group in accumulate(groups, "{}/{}".format)]
         return [*found, (found[-1] if found else "") + leaf]
+
+    def steps(self, node: Node) -> Sequence[tuple[Node, str]]:
+        """A client's groups and the client, from the top, with their paths."""
+        assert node.client is not None, "a group has no steps of its own"
+        if node.parent is None:
+            return ((node, node.client),)
+        return list(zip(reversed(list(lineage(node))), self.paths(node.client), strict=True))
 
     def by_path(self, totals: Mapping[str, float]) -> Mapping[str, float]:
         """Amounts by client as amounts by client and group."""

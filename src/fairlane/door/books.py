@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost, whole_price
 from fairlane.core.policy import Policy
+from fairlane.core.settling import Standings
 from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
 from fairlane.usage.tally import Grown, Tally
@@ -316,6 +317,12 @@ class Books:
         told = self._guard("tell_waiting", None, self._policy.tell_waiting, totals)
         return Waiting() if told is _RAISED else told
 
+    def settle_levels(self, amounts: Mapping[str, float]) -> Standings:
+        """Raise levels (Policy.raise_levels); then, where everyone stands who waits."""
+        if amounts:
+            self._guard("raise_levels", None, self._policy.raise_levels, amounts)
+        return self.tell_waiting({}).here
+
     def hear_waiting(self, others: Iterable[Waiting] | None, totals: Mapping[str, float]) -> None:
         """See Policy.hear_waiting."""
         self._guard("hear_waiting", None, self._policy.hear_waiting, others, totals)
@@ -410,7 +417,7 @@ class Books:
         self._tell_auditor()
         if self._tally.on:
             for entry in self._entries.values():
-                if entry.output:
+                if entry.output or entry.told[0]:
                     self._tell_tally(entry)
         return self._tally.take()
 

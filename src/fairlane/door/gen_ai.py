@@ -30,19 +30,22 @@ _FIRST = (
 )  # fmt: skip
 _EACH = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
-_METRICS: Mapping[str, tuple[str, Sequence[float], Sequence[str]]] = {
-    "gen_ai_server_request_duration_seconds": (
-        "From a request's arrival to the last byte of its answer.", _SECONDS, ("error_type",),
+_METRICS: Mapping[str, tuple[str, str, Sequence[str]]] = {
+    "duration": (
+        "gen_ai_server_request_duration_seconds",
+        "From a request's arrival to the last byte of its answer.", ["error_type"],
     ),
-    "gen_ai_server_time_to_first_token_seconds": (
-        "From arrival to the first token, of streams that came to their end.", _FIRST, (),
+    "first": (
+        "gen_ai_server_time_to_first_token_seconds",
+        "From arrival to the first token, of streams that came to their end.", [],
     ),
-    "gen_ai_server_time_per_output_token_seconds": (
-        "Of each token after the first, in streams that came to their end.", _EACH, (),
+    "each": (
+        "gen_ai_server_time_per_output_token_seconds",
+        "Of each token after the first, in streams that came to their end.", [],
     ),
-    "gen_ai_client_token_usage": (
-        "Tokens of a request that came to its end, as the engine said.",
-        _TOKENS, ("gen_ai_token_type",),
+    "tokens": (
+        "gen_ai_client_token_usage",
+        "Tokens of a request that came to its end, as it was charged.", ["gen_ai_token_type"],
     ),
 }  # fmt: skip
 
@@ -78,11 +81,36 @@ class _Histogram:
         self._sum += value
 
     def tell(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Add it to a family, with these labels."""
+        """Add it to a family, with these labels, unless it is empty."""
+        if not any(self._counts):
+            return
         names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
         family.add_metric(
             labels, list(zip(names, accumulate(self._counts), strict=True)), self._sum
         )
+
+
+class _Counted:
+    """The histograms of one route and model, those of errors by what they were."""
+
+    def __init__(self, route: str, model: str) -> None:
+        self.labels = (operation_of(route), provider_of(route), model)
+        self.durations: dict[str, _Histogram] = {"": _Histogram(_SECONDS)}
+        self.first, self.each = _Histogram(_FIRST), _Histogram(_EACH)
+        self.tokens = {"input": _Histogram(_TOKENS), "output": _Histogram(_TOKENS)}
+
+    def failed(self, error: str) -> _Histogram:
+        """Durations of requests that ended by this error."""
+        return self.durations.setdefault(error, _Histogram(_SECONDS))
+
+    def tell(self, families: Mapping[str, HistogramMetricFamily]) -> None:
+        """Add all of it that is something."""
+        for error, durations in self.durations.items():
+            durations.tell(families["duration"], (*self.labels, error))
+        self.first.tell(families["first"], self.labels)
+        self.each.tell(families["each"], self.labels)
+        for kind, tokens in self.tokens.items():
+            tokens.tell(families["tokens"], (*self.labels, kind))
 
 
 class GenAiMetrics(Collector):
@@ -90,28 +118,29 @@ class GenAiMetrics(Collector):
 
     def __init__(self, models: Container[str]) -> None:
         self._models = models
-        self._found: dict[str, dict[tuple[str, ...], _Histogram]] = {name: {} for name in _METRICS}
+        self._counted: dict[tuple[str, str], _Counted] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def __call__(self, visit: Visit) -> None:
         """Count a request that is over."""
-        if visit.model not in self._models:
-            return
-        labels = (operation_of(visit.route), provider_of(visit.route), visit.model)
-        self._add(
-            "gen_ai_server_request_duration_seconds", visit.duration_s, *labels, error_of(visit)
-        )
+        counted = self._counted.get((visit.route, visit.model))
+        if counted is None:
+            if visit.model not in self._models or not visit.route:
+                return
+            counted = _Counted(visit.route, visit.model)
+            self._counted[visit.route, visit.model] = counted
         if visit.outcome != "finished":
+            counted.failed(error_of(visit)).add(visit.duration_s)
             return
+        counted.durations[""].add(visit.duration_s)
+        counted.tokens["input"].add(visit.input_tokens)
+        counted.tokens["output"].add(visit.output_tokens)
         first, after = visit.first_token_s, visit.output_tokens - 1
         if first is not None:
-            self._add("gen_ai_server_time_to_first_token_seconds", first, *labels)
+            counted.first.add(first)
             if after > 0:
-                each = (visit.duration_s - first) / after
-                self._add("gen_ai_server_time_per_output_token_seconds", each, *labels)
-        for kind, tokens in (("input", visit.input_tokens), ("output", visit.output_tokens)):
-            self._add("gen_ai_client_token_usage", tokens, *labels, kind)
+                counted.each.add((visit.duration_s - first) / after)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -119,17 +148,10 @@ class GenAiMetrics(Collector):
 
     def collect(self) -> list[Metric]:
         """For the registry."""
-        families: list[Metric] = []
-        for name, (meaning, _, more) in _METRICS.items():
-            family = HistogramMetricFamily(name, meaning, labels=[*_LABELS, *more])
-            for labels, histogram in self._found[name].items():
-                histogram.tell(family, labels)
-            families.append(family)
-        return families
-
-    def _add(self, name: str, value: float, *labels: str) -> None:
-        known = self._found[name]
-        histogram = known.get(labels)
-        if histogram is None:
-            histogram = known[labels] = _Histogram(_METRICS[name][1])
-        histogram.add(value)
+        families = {
+            key: HistogramMetricFamily(name, meaning, labels=[*_LABELS, *more])
+            for key, (name, meaning, more) in _METRICS.items()
+        }
+        for counted in self._counted.values():
+            counted.tell(families)
+        return list(families.values())

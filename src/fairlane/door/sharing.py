@@ -8,13 +8,13 @@ Servers also tell each other what their clients get (`tell`), so that each can s
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from fairlane.cluster.config import Cluster
+from fairlane.cluster.levels import finite
 from fairlane.door.books import Books
 
 _DEBT_IN_U = 1.5  # U of all schedulers together; less than 1 + 2 A is forgiven again and again
@@ -165,11 +165,3 @@ def _part(text: str) -> Part | None:
         return Part(str(found["server"]), finite(found["started"]), clients)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
-
-
-def finite(value: Any) -> float:
-    """A number that somebody told. Raises ValueError, TypeError."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError("not a number that JSON has")
-    return number

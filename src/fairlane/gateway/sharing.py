@@ -20,14 +20,15 @@ from fairlane.cluster.beside import Beside
 from fairlane.cluster.config import Cluster
 from fairlane.cluster.exchange import TELL_S, Exchange
 from fairlane.cluster.hub import Hub
+from fairlane.cluster.levels import finite, standings
 from fairlane.core.errors import FairlaneError
+from fairlane.core.settling import QUEUE, Standings
 from fairlane.core.sharing import Standing, Waiting
-from fairlane.door.sharing import Sharing, finite, tell, where
+from fairlane.door.sharing import Sharing, tell, where
 from fairlane.gateway.dispatch import Dispatcher
 from fairlane.gateway.pool import Pool, Told
 
 log = logging.getLogger("fairlane.gateway")
-_OF = "\0"  # between a queue's name and a client's
 
 
 class Shared:
@@ -81,13 +82,19 @@ class Shared:
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """See End: what others charged to each queue's clients, and what was charged here."""
         self._refresh()
-        by_queue: dict[str, dict[str, float]] = {}
-        for name, service in heard.items():
-            queue, _, client = name.partition(_OF)
-            by_queue.setdefault(queue, {})[client] = service
-        self._take(by_queue)
+        self._take(_by_queue(heard))
         charges, self._unsaid = self._unsaid, {}
         return charges
+
+    async def settle(self, amounts: Mapping[str, float]) -> Standings:
+        """See End: levels of all queues."""
+        by_queue = _by_queue(amounts)
+        found: dict[str, Standing] = {}
+        for queue, dispatcher in self._queues:
+            if dispatcher.pool.sharing is not None:
+                told = dispatcher.pool.books.settle_levels(by_queue.get(queue, {}))
+                found |= {queue + QUEUE + client: standing for client, standing in told.items()}
+        return found
 
     def report(self, pool: Pool) -> dict[str, Any]:
         """For telemetry: how the exchange goes, and what one queue has of it."""
@@ -114,7 +121,7 @@ class Shared:
             if pool.sharing is not None:
                 charges = pool.sharing.swap(heard.get(queue, {}), members)
                 for client, service in charges.items():
-                    name = queue + _OF + client
+                    name = queue + QUEUE + client
                     self._unsaid[name] = self._unsaid.get(name, 0.0) + service
 
     def _refresh(self) -> None:
@@ -131,7 +138,8 @@ class Shared:
                 pool.sharing.set_unit(pool.unit)
         self._parts = [pool.books.part(self._top) for pool in pools]
         if not self._cluster.same_upstreams:
-            self._text = tell(self._name, self._started, self._parts)
+            levels = self.exchange.levels
+            self._text = tell(self._name, self._started, self._parts, levels=levels)
 
     def _told(self, posts: Mapping[str, str] | None) -> None:
         """What the others tell of their queues; then what is told of those here."""
@@ -159,13 +167,21 @@ class Shared:
         return found
 
 
+def _by_queue(amounts: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, amount in amounts.items():
+        queue, _, client = name.partition(QUEUE)
+        found.setdefault(queue, {})[client] = amount
+    return found
+
+
 class _Totals(Mapping[str, float]):
     """Of one queue's clients, of what all queues were charged anywhere. unsaid: added to that."""
 
     def __init__(
         self, queue: str, totals: Mapping[str, float], unsaid: Mapping[str, float]
     ) -> None:
-        self._prefix = queue + _OF
+        self._prefix = queue + QUEUE
         self._totals, self._unsaid = totals, unsaid
 
     def __getitem__(self, client: str) -> float:
@@ -199,18 +215,11 @@ def _read(text: str, era: str) -> dict[str, Told] | None:
 
 
 def _told(found: Mapping[str, Any], era: str) -> Told:
-    here, there = _standings(found["here"]), _standings(found["there"])
+    here, there = standings(found["here"]), standings(found["there"])
     if found["era"] != era:
         here, there = dict.fromkeys(here, ()), {}
     lanes = {name: (int(count), finite(size)) for name, (count, size) in found["lanes"].items()}
     return Told(lanes, bool(found["yields"]), Waiting(here, there))
-
-
-def _standings(told: Mapping[str, Any]) -> dict[str, Standing]:
-    return {
-        client: tuple((finite(level), finite(weight)) for level, weight in steps)
-        for client, steps in told.items()
-    }
 
 
 def connected(cluster: Cluster) -> Hub | None:

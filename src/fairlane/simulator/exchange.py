@@ -3,7 +3,8 @@
 Every `every_s` seconds each replica calls the hub once, at a moment of its own, evenly spread. It
 sends what it charged since the last time, and hears how the sums changed by what the others had
 sent until then. So what a replica goes by is up to 2 `every_s` old. With `every_s` 0 all is heard
-at once.
+at once, and levels are not compared; else they are every SETTLE_S, each time with another replica
+(core/settling.py).
 
 The hub keeps one sum by client. A replica is told of clients whose requests it has; of the others
 it remembers what sum it knew, and is told the difference when a request comes. It never is told
@@ -16,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fairlane.core.policy import Policy
+from fairlane.core.settling import Standings, raises
 
+SETTLE_S = 2.0
 _PERIODS_LATE = 3  # in which that is sent which was charged in two
 
 
@@ -60,6 +63,10 @@ class Exchange:
         turns = _PERIODS_LATE * len(policies) if every_s else 1
         self._sent: deque[float] = deque([0.0] * turns, maxlen=turns)  # in all, in the last turns
         self._sent_lately = 0.0  # their sum
+        self._rounds = 0  # in which every replica had its turn
+        # Once in so many of them:
+        self._settles_in = max(1, round(SETTLE_S / every_s)) if every_s else 0
+        self._levels: list[Standings] = [{} for _ in policies]  # as last compared
         self._allowed = 0.0  # `most_charged` when the replicas were last told what debt it allows
 
     def bound(self, clients: int) -> float:
@@ -100,11 +107,14 @@ class Exchange:
         if replica in self.busy:
             sent = sum(self._push(replica).values())
             self._tell(replica, self._live[replica])
+            if self._rounds % self._settles_in == 0:
+                self._settle(replica, self._rounds // self._settles_in)
             if not self._live[replica]:
                 del self.busy[replica]
         self._note(sent)
         if replica == len(self._policies) - 1:
             self._allow()
+            self._rounds += 1
 
     def at_once(self, replica: int) -> None:
         """All hear what one replica was just charged."""
@@ -134,6 +144,16 @@ class Exchange:
                 known[client] = total
         if news:
             self._policies[replica].hear(news)
+
+    def _settle(self, replica: int, time: int) -> None:
+        """Compare a replica's levels with those of one other, another one each time."""
+        count = len(self._policies)
+        if count == 1:
+            return
+        policy, known = self._policies[replica], self._known[replica]
+        other = (replica + 1 + time % (count - 1)) % count
+        policy.raise_levels(raises(policy.tell_waiting(known).here, self._levels[other]))
+        self._levels[replica] = policy.tell_waiting(known).here
 
     def _note(self, sent: float) -> None:
         """So much was sent to the hub in this turn."""

@@ -101,7 +101,7 @@ class Engine:
             return ""
         if method == "fairlane_take_usage":
             return json.loads(json.dumps(self.tally.take().rows()))
-        if method in ("fairlane_swap", "fairlane_part"):
+        if method in ("fairlane_swap", "fairlane_settle", "fairlane_part"):
             return {}
         if method == "fairlane_unread":
             self.asked += args[0]

@@ -34,7 +34,7 @@ export class Changes {
       } }, el("div", { class: "fields" }, ...fields),
       el("button", { type: "submit", class: "first" }, "Save")),
       this.told,
-      el("details", { ontoggle: (event) => event.target.open && this._list() }, // asked for by those who want to see them
+      el("details", { ontoggle: (event) => event.target.open && this._list() },
         el("summary", {}, "API keys"),
         this.keys,
         el("button", { type: "button", onclick: () => this._add() }, "New key"),

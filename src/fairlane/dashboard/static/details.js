@@ -141,7 +141,7 @@ export class Details {
   _facts(row) {
     const listed = (things, write_) =>
       Object.entries(things).filter(([, n]) => n).map(write_).join(", ") || "none";
-    const limit = ([name, most]) => `${number(most)} ${LIMITS[name] ?? name}`;
+    const limit = ([name, most]) => `${number(most)} ${LIMITS[name] ?? name.replaceAll("_", " ")}`;
     const reason = ([name, n]) => `${number(n)} ${name.replaceAll("_", " ")}`;
     const facts = [
       ["Weight", number(row.weight)],

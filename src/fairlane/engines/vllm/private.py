@@ -290,6 +290,11 @@ def _swap(
     return dict(self.scheduler.fairlane_swap(heard, schedulers, exchange))
 
 
+def _settle(self: Any, amounts: dict[str, float]) -> dict[str, Any]:
+    """Reached from the HTTP server, for one engine of several; see frontend.ask_one."""
+    return dict(self.scheduler.fairlane_settle(amounts))
+
+
 def _part(self: Any) -> dict[str, Any]:
     """Reached from the HTTP server by call_utility_async("fairlane_part")."""
     return dict(self.scheduler.fairlane_part())
@@ -298,6 +303,7 @@ def _part(self: Any) -> dict[str, Any]:
 EngineCore.fairlane_snapshot = _snapshot
 EngineCore.fairlane_share = _share
 EngineCore.fairlane_swap = _swap
+EngineCore.fairlane_settle = _settle
 EngineCore.fairlane_part = _part
 EngineCore.fairlane_unread = _unread
 EngineCore.fairlane_set_weights = _set_weights

@@ -17,7 +17,9 @@ from fairlane.cluster.beside import Beside
 from fairlane.cluster.config import Cluster
 from fairlane.cluster.exchange import TELL_S, Exchange
 from fairlane.cluster.hub import Hub
+from fairlane.cluster.levels import standings
 from fairlane.core.errors import FairlaneError
+from fairlane.core.sharing import Standing
 from fairlane.door.sharing import tell, where
 from fairlane.engines.vllm.frontend import api_server, ask_engine, ask_one, engines
 
@@ -82,10 +84,15 @@ class Relay:
 
     async def swap(self, engine: Any, heard: Mapping[str, float]) -> dict[str, float]:
         """Let one engine's scheduler hear; what it charged. An engine that is gone ends it all."""
-        schedulers, exchange = self.told()
-        given = (dict(heard), schedulers, exchange)
+        return await self._ask(engine, "fairlane_swap", dict(heard), *self.told())
+
+    async def settle(self, engine: Any, amounts: Mapping[str, float]) -> dict[str, Standing]:
+        """Raise levels of one engine's scheduler; where everyone stands there."""
+        return standings(await self._ask(engine, "fairlane_settle", dict(amounts)))
+
+    async def _ask(self, engine: Any, method: str, *given: Any) -> dict[str, Any]:
         try:
-            return dict(await ask_one(self._client, engine, "fairlane_swap", *given))
+            return dict(await ask_one(self._client, engine, method, *given))
         except Exception as error:
             if self._exchange is not None and not self._gone:
                 ends = bool(getattr(self._client, "errored", False))  # with it the server ends
@@ -123,7 +130,8 @@ class Relay:
         while True:
             with suppress(Exception):  # such as a step that takes long; the exchange tells the rest
                 found = await ask_engine(self._client, "fairlane_part", timeout_s=_ANSWER_S)
-                self._text = tell(self._name, self._started, found)
+                levels = {} if self._exchange is None else self._exchange.levels
+                self._text = tell(self._name, self._started, found, levels=levels)
             await asyncio.sleep(TELL_S / 2)
 
 
@@ -137,6 +145,10 @@ class _End:
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         """See End."""
         return await self._relay.swap(self._engine, heard)
+
+    async def settle(self, amounts: Mapping[str, float]) -> Mapping[str, Standing]:
+        """See End."""
+        return await self._relay.settle(self._engine, amounts)
 
 
 def server_ends(scope: Mapping[str, Any]) -> bool:

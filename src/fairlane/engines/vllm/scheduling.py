@@ -147,6 +147,12 @@ class FairHooks(Hooks):
         self._exchanged = (time.monotonic(), exchange)
         return self._sharing.swap(heard, schedulers)
 
+    def fairlane_settle(self, amounts: dict[str, float]) -> dict[str, Any]:
+        """Raise levels by so much, by path; then, where everyone stands who waits."""
+        if self._sharing is None:
+            raise FairlaneError("this scheduler does not share")
+        return dict(self._books.settle_levels(amounts))
+
     def fairlane_part(self) -> dict[str, Any]:
         """What other servers hear of this scheduler's clients."""
         return self._books.part(self._config.access.top) if self._taken_over else {}
