@@ -25,7 +25,7 @@ from tests.gateway.site import Site, gateway, port_of, serving
 from tests.simulated.engines import running
 
 PICTURES = os.environ.get("FAIRLANE_PICTURES")
-LOADED_S = 100 if PICTURES else 0  # before anything is changed, and once more after it
+LOADED_S = 75 if PICTURES else 0  # before anything is changed, and once more after it
 PHONE = {"width": 390, "height": 844}
 SCREEN = {"width": 1360, "height": 900}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]
@@ -52,7 +52,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[str]:
-    with running(model="tiny", max_num_seqs=8, speed=1.0) as engine:
+    with running(model="tiny", max_num_seqs=4, speed=1.0) as engine:
         yield engine.url
 
 
@@ -104,7 +104,7 @@ def test_an_operator_sees_who_gets_what_and_changes_it(
     with (
         serving(Running(config, name="gateway-1")) as site,
         tab(chromium, site.url, viewport=SCREEN, color_scheme="light") as seen,
-        load(site, town, acme=5, globex=14, hooli=18, initech=1),
+        load(site, town, acme=3, globex=8, hooli=10, initech=1),
     ):
         page = seen.page
         seen.see(town.keys["root"])

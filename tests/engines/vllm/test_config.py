@@ -10,6 +10,7 @@ from fairlane.door.config import ConfigError
 from fairlane.door.tenant_file import change_tenants
 from fairlane.door.tenants import Tenant
 from fairlane.engines.vllm.config import FairlaneConfig
+from fairlane.engines.vllm.serve import read_tables, write_tables
 
 HUB = "[cluster]\nhub = 'redis://x'\npool = 'p'"
 
@@ -138,6 +139,14 @@ def test_a_mistake_is_one_line_that_names_file_and_key(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read \(no such file"):
         FairlaneConfig.read(tmp_path / "nowhere.toml")
+
+
+def test_names_of_files_stay_those_beside_the_file_that_was_written(tmp_path: Path) -> None:
+    """`fairlane serve` hands vLLM a changed copy that lies elsewhere."""
+    for written, meant in (("a.log", str(tmp_path.resolve() / "a.log")), ("-", "-")):
+        read(tmp_path, f'[log]\naccess = "{written}"\n')
+        copied = write_tables(read_tables(tmp_path / "fairlane.toml"))
+        assert FairlaneConfig.read(copied).access_log == meant
 
 
 # -- settings that the scheduler cannot honour -------------------------------------------------

@@ -5,9 +5,19 @@ import { by, rate, shown, write } from "./dom.js";
 
 const SLOTS = 12;
 const CHOOSE_S = 10; // how long the named ones stay at least
+const MEAN_S = 5; // clients take turns by batches: what each gets in one second says little
 
 /** What is left for others; what comes of rounding is nothing. */
 const rest = (all, named) => (all - named > 0.001 * all ? all - named : 0);
+
+/** Each point as the mean of the last `n`. */
+function smooth(points, n) {
+  let sum = 0;
+  return points.map((value, i) => {
+    sum += value - (i >= n ? points[i - n] : 0);
+    return Math.max(0, sum / Math.min(i + 1, n));
+  });
+}
 
 export class ServiceChart {
   /** open: called with the path of a tenant that is to be shown in detail. */
@@ -32,22 +42,26 @@ export class ServiceChart {
     write(by("service-title"), group === null ? "Service by tenant" : `Service in ${shown(group)}`);
     const { from, span } = model.reach("total");
     const times = model.times.list(from);
-    const values = this.slots.map((path) => this._points(path, from, times.length));
-    const all = group === null ? model.overall.total.list(from) : this._sum(from, times.length);
+    const mean = (points) => smooth(points, Math.max(1, Math.round(MEAN_S / model.hello.period_s)));
+    const values = this.slots.map((path) => mean(this._points(path, from, times.length)));
+    const all = mean(group === null
+      ? model.overall.total.list(from).map((value) => value ?? 0) : this._sum(from, times.length));
     const others = times.map((_, i) =>
-      rest(all[i] ?? 0, values.reduce((sum, points) => sum + points[i], 0)));
-    const newest = this.slots.filter((path) => path !== null)
-      .map((path) => `${shown(path)} ${rate(model.rows.get(path)?.rate)}`);
+      rest(all[i], values.reduce((sum, points) => sum + points[i], 0)));
+    this.slots.forEach((path, i) => {
+      Object.assign(this.series[i], { label: path ?? "", value: values[i].at(-1) });
+    });
+    const newest = this.series.filter(({ label }, i) => i < SLOTS && label)
+      .map(({ label, value }) => `${shown(label)} ${rate(value)}`);
     this.chart.set(times, [...values, others], span,
       `Service a second by tenant: ${newest.join(", ") || "none"}`);
     this._label(others);
   }
 
   _label(others) {
-    this.slots.forEach((path, i) => { this.series[i].label = path ?? ""; });
     const named_ = this.series.slice(0, SLOTS).filter(({ label }) => label).map((one) => {
       const { label } = one; // another may take its place by the time of a click
-      return { ...one, value: this.model.rows.get(label)?.rate ?? 0, open: () => this.open(label) };
+      return { ...one, open: () => this.open(label) };
     });
     const last = { ...this.series[SLOTS], value: others.at(-1) };
     this.legend.set(others.some((value) => value > 0) ? [...named_, last] : named_);

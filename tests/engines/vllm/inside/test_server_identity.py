@@ -14,7 +14,8 @@ from serving import PLUGIN, Server, running, write_model
 
 from fairlane.door.tenant_file import change_tenants
 from fairlane.door.tenants import Limits, Role, Tenant, Tenants, hash_key, new_key
-from tests.processes import wait_until
+from tests.dashboard.looking import viewer
+from tests.processes import STANDSTILL_S, wait_until
 
 KEYS = {name: new_key() for name in ("alice", "bob", "gate", "root", "small", "one")}
 FORGED: dict[str, Any] = {
@@ -236,3 +237,22 @@ def test_a_revoked_key_and_a_new_weight_hold_at_once(server: Server, folder: Pat
     assert seen["clients"]["new"]["weight"] == 5.0
     change_tenants(file, lambda t: t.without_key(hash_key(key).id))
     assert server.request("POST", "/v1/completions", body, key=key)[0] == 401
+
+
+def test_the_page_shows_it_live_until_the_server_ends(server: Server) -> None:
+    """The last test here, for it ends the server: no answer without an end holds that up."""
+    _, port = server.address
+    assert server.request("GET", "/fairlane/")[0] == 200
+    assert server.request("GET", "/fairlane/live")[0] == 401
+    with viewer(port, KEYS["root"]) as operator:
+        assert operator.hello["host"] == "vllm"
+        assert operator.frame["difference"]["bound"] > 0
+        before = operator.rows["alice"]["requests"]
+        server.stream({"prompt": "w1 w2", "max_tokens": 20}, KEYS["alice"])
+        operator.until(lambda it: it.rows["alice"]["requests"] == before + 1)
+        operator.until(lambda it: it.rows["alice"]["ttft_p50"] is not None)
+        assert operator.rows["alice"]["ttft_p50"] < 60
+        server.process.terminate()
+        assert operator.ends()
+    assert server.process.wait(STANDSTILL_S) is not None
+    assert "Traceback" not in server.log.read_text()[-2000:]
