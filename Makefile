@@ -13,7 +13,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 # All in benchmarks/ but those that need vLLM or Ray.
 BENCHMARKS := bench_cluster bench_core bench_dashboard bench_gateway bench_hub cluster \
-	gateway_workers bench_loadgen bench_simulator locality smoothness tracing
+	gateway_workers bench_loadgen bench_simulator bench_usage locality smoothness tracing
 
 .PHONY: help demo test lint format types layers check bench wheel lock clean
 

@@ -27,7 +27,8 @@ def metrics(of_gateways: set[str]) -> set[str]:
     told = ("connected", "members", "schedulers", "age_s", "stale", "max_debt", "exchanges",
             "failures", "heard", "bound")  # fmt: skip
     cluster = dict.fromkeys(told, 1.0)
-    text = render({"a": full}, {**seen, "cluster": cluster}, 1, "").decode()
+    usage = dict.fromkeys(("up", "pending", "age_s", "failures"), 1.0)
+    text = render({"a": full}, {**seen, "cluster": cluster, "usage": usage}, 1, "").decode()
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line[0] != "#"}
     return names | of_gateways
 

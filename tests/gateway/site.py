@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -71,21 +72,26 @@ class Site(Direct):
         clients: dict[str, Any] = found["clients"]
         return clients
 
-    def upstreams(self) -> dict[str, Any]:
+    def upstreams(self, key: str | None = None) -> dict[str, Any]:
         """What it tells of its upstreams, by name."""
-        found = json.loads(self.request("GET", "/fairlane/upstreams")[2])["upstreams"]
+        found = json.loads(self.request("GET", "/fairlane/upstreams", key=key)[2])["upstreams"]
         return {one["upstream"]: one for one in found}
 
 
 @contextmanager
 def gateway(*upstreams: str, folder: Path | None = None, **tables: Any) -> Iterator[Site]:
-    """Start one with these upstreams, and these tables of its configuration."""
+    """Start one with these upstreams, and these tables of its configuration.
+
+    clock: seconds since 1970, for usage.
+    """
+    clock = tables.pop("clock", time.time)
     document = {"upstreams": {f"u{i}": {"url": url} for i, url in enumerate(upstreams)}}
     window = tables.pop("window", None)
     for table in document["upstreams"].values():
         if window is not None:
             table["window"] = window
-    with serving(Running(GatewayConfig.parse({**document, **tables}, folder or Path()))) as site:
+    config = GatewayConfig.parse({**document, **tables}, folder or Path())
+    with serving(Running(config, clock=clock)) as site:
         yield site
 
 

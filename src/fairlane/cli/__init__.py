@@ -27,6 +27,7 @@ from fairlane.cli import (
     tenants,
     top,
     trace,
+    usage,
 )
 
 INTERRUPTED = 130
@@ -53,6 +54,7 @@ app.command("serve", context_settings=serve.VLLM_OPTIONS)(serve.serve)
 app.command("gateway")(gateway.gateway)
 app.add_typer(tenants.app, name="tenants")
 app.command("top")(top.top)
+app.command("usage")(usage.usage)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("plot")(plot.plot)

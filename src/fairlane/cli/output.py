@@ -123,6 +123,11 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...]:
     return numbers
 
 
+def printable(text: str) -> str:
+    """A text that moves nothing on a terminal, whoever wrote it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def format_number(value: float) -> str:
     """Four significant digits, thousands apart; a dash where there is no number."""
     if not math.isfinite(value):

@@ -25,6 +25,12 @@ File = Annotated[Path, typer.Option("--file", help="The file of tenants.")]
 _FILE = Path("tenants.toml")
 _CONFIG = Path("fairlane.toml")
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many; no limit by default.")]
+_HARD = "A quota: refused beyond it. Needs [usage]."
+_SOFT = "A soft quota: beyond it the weight falls. Needs [usage]."
+Quota = Annotated[int | None, typer.Option(min=1, help=_HARD)]
+CostQuota = Annotated[float | None, typer.Option(help=_HARD)]
+SoftQuota = Annotated[int | None, typer.Option(min=1, help=_SOFT)]
+SoftCostQuota = Annotated[float | None, typer.Option(help=_SOFT)]
 
 
 @app.command()
@@ -44,6 +50,14 @@ def add(
     max_wait_s: Annotated[
         float | None, typer.Option(help="Seconds that a request waits at most, at a gateway.")
     ] = None,
+    tokens_per_day: Quota = None,
+    tokens_per_month: Quota = None,
+    cost_per_day: CostQuota = None,
+    cost_per_month: CostQuota = None,
+    soft_tokens_per_day: SoftQuota = None,
+    soft_tokens_per_month: SoftQuota = None,
+    soft_cost_per_day: SoftCostQuota = None,
+    soft_cost_per_month: SoftCostQuota = None,
     no_key: Annotated[
         bool, typer.Option("--no-key", help="No key: a group, an adapter, a gateway's client.")
     ] = False,
@@ -57,6 +71,7 @@ def add(
 
     \b
     fairlane tenants add alice --weight 2 --requests-per-minute 600
+    fairlane tenants add carol --tokens-per-day 1000000 --soft-cost-per-month 5e7
     fairlane tenants add acme --no-key
     fairlane tenants add bob --parent acme
     """
@@ -71,6 +86,14 @@ def add(
         max_queued=max_queued,
         max_running=max_running,
         max_wait_s=max_wait_s,
+        tokens_per_day=tokens_per_day,
+        tokens_per_month=tokens_per_month,
+        cost_per_day=cost_per_day,
+        cost_per_month=cost_per_month,
+        soft_tokens_per_day=soft_tokens_per_day,
+        soft_tokens_per_month=soft_tokens_per_month,
+        soft_cost_per_day=soft_cost_per_day,
+        soft_cost_per_month=soft_cost_per_month,
     )
     given = sys.stdin.readline().strip() if key_from_stdin else None
     key = add_tenant(file, name, settings, with_key=not no_key, given_key=given)
@@ -96,7 +119,7 @@ def list_(file: File = _FILE, json: Json = False) -> None:
         return
     limits = ("requests/min", "tokens/min", "queued", "running", "wait s")
     rows = [_row(tenant, tenants.path(tenant.name)) for tenant in tenants.values()]
-    print_table(("tenant ", "role ", "weight", *limits, "keys "), rows)
+    print_table(("tenant ", "role ", "weight", *limits, "quotas ", "keys "), rows)
 
 
 @app.command()
@@ -165,7 +188,17 @@ def _as_json(tenant: "Tenant", path: str) -> dict[str, object]:
 
 
 def _row(tenant: "Tenant", path: str) -> list[str]:
-    limits = asdict(tenant.limits).values()
-    numbers = ["-" if limit is None else format_number(limit) for limit in limits]
+    from fairlane.door.tenants import QUOTAS
+
+    limits = asdict(tenant.limits)
+    quotas = [f"{name} {format_number(v)}" for name in QUOTAS if (v := limits.pop(name))]
+    numbers = ["-" if limit is None else format_number(limit) for limit in limits.values()]
     keys = ", ".join(f"{key.id} ({key.added})" if key.added else key.id for key in tenant.keys)
-    return [path, tenant.role.value, format_number(tenant.weight), *numbers, keys]
+    return [
+        path,
+        tenant.role.value,
+        format_number(tenant.weight),
+        *numbers,
+        ", ".join(quotas),
+        keys,
+    ]

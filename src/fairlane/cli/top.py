@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlane.cli.output import Json, format_number, print_json, print_table
+from fairlane.cli.output import Json, format_number, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,13 +84,13 @@ def _title(view: "View") -> str:
     if view.bound is not None:
         title += f" of at most {format_number(view.bound)}"
     if view.where:
-        title += f"; {_printable(view.where)}"
+        title += f"; {printable(view.where)}"
     return title + (f" ({view.problem})" if view.problem else "")
 
 
 def _cells(row: "Row") -> list[str]:
     return [
-        _printable(row.client),
+        printable(row.client),
         *("-" if part is None else f"{part:.1%}" for part in (row.share, row.entitlement)),
         str(row.queued),
         str(row.running),
@@ -100,7 +100,3 @@ def _cells(row: "Row") -> list[str]:
         "-" if row.rejected is None else str(row.rejected),
         format_number(row.service),
     ]
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -61,6 +61,7 @@ class Access:
 
     weights: those of the configuration, beside the tenants' own. weightless: the scheduler's name
     if it has no weights. ends_waits: whether its host refuses who waited for max_wait_s.
+    keeps_usage: whether there is a database, which quotas need.
     """
 
     rules: IdentityRules = field(default_factory=lambda: IdentityRules(ANONYMOUS, keys=False))
@@ -73,6 +74,7 @@ class Access:
     weights: Mapping[str, float] = field(default_factory=dict)
     weightless: str = ""
     ends_waits: bool = False
+    keeps_usage: bool = False
 
     def tenants(self) -> Tenants:
         """The tenants as they are now."""
@@ -103,7 +105,20 @@ class Access:
                 f"max_wait_s of {waiting} is ignored: requests wait in the engine here, and only a "
                 "gateway (fairlane gateway) ends that"
             )
+        if (who := self.quota()) and not self.keeps_usage:
+            found.append(f"the quota of {who} is ignored: quotas need [usage]")
+        elif (who := self.quota(soft=True)) and self.weightless:
+            found.append(
+                f"the soft quota of {who} is ignored: the scheduler {self.weightless} has no "
+                "weights; take vtc or drr"
+            )
         return "; ".join(found)
+
+    def quota(self, *, soft: bool = False) -> str:
+        """Whose quota there is, or soft quota; "" for nobody's."""
+        everyone = [("[limits]", self.limits or Limits())]
+        everyone += [(tenant.name, tenant.limits) for tenant in self.tenants().values()]
+        return next((n for n, li in everyone if any(q.soft >= soft for q in li.quotas)), "")
 
     def _limited_wait(self) -> str:
         """Whose max_wait_s there is, "" for nobody's."""
@@ -126,6 +141,7 @@ class Access:
         weights: Mapping[str, float] | None = None,
         weightless: str = "",
         ends_waits: bool = False,
+        keeps_usage: bool = False,
     ) -> "Access":
         """From the parsed file; names of files are relative to `folder`. Raises FairlaneError."""
         identity: _Identity = section(document, "identity", _Identity)
@@ -154,6 +170,7 @@ class Access:
             weights=weights or {},
             weightless=weightless,
             ends_waits=ends_waits,
+            keeps_usage=keeps_usage,
         )
 
 

@@ -10,7 +10,7 @@ engine holds (one of n samples is one); max_running limits it, and makes wait, i
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fairlane.cluster.hub import HubError
@@ -21,8 +21,11 @@ from fairlane.door.first_tokens import FirstTokens
 from fairlane.door.limits import RateLimits
 from fairlane.door.tenants import Limits
 from fairlane.door.visits import Visit
+from fairlane.usage.quotas import Quotas
+from fairlane.usage.tally import Tally
 
 _MOST_REASONS = 10_000  # (client, reason) pairs that are counted apart
+QUOTA_EXCEEDED = "quota_exceeded"
 _SENTENCES = {
     "requests_per_minute": "Your limit of requests per minute is reached.",
     "tokens_per_minute": "Your limit of tokens per minute is reached.",
@@ -77,6 +80,14 @@ class Admission:
         self.waiting: dict[str, int] = {}
         self.rejected: dict[tuple[str, str], int] = {}
         self.first_tokens = FirstTokens()
+        self.quotas: Quotas | None = None  # once there is a database of usage
+        self.tally = Tally(_MOST_REASONS, "other")  # as `rejected`, to be taken
+
+    def lowered(
+        self, weights: Mapping[str, float], others: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Weights by path, less of those beyond a soft quota. others: weights of the rest."""
+        return weights if self.quotas is None else self.quotas.lowered(weights, others)
 
     def share(self, servers: int) -> None:
         """So many servers share each limit, evenly."""
@@ -98,6 +109,7 @@ class Admission:
         limits = self._limits_of(caller.client)
         most = None if limits is None else limits.max_queued
         quotas = self.rates.quotas(caller.client)
+        self._check_quotas(caller.client)
         if self._shared is None or not self._shared.connected or not (quotas or most):
             self.arrive(caller, clock())
             return
@@ -115,6 +127,7 @@ class Admission:
     def arrive(self, caller: Caller, now: float) -> None:
         """Let a request of a known client wait. Raises Refused, with status 429."""
         assert caller.client is not None, "a caller arrives once it is known"
+        self._check_quotas(caller.client)
         self._set_part()
         limits = self._limits_of(caller.client)
         most = None if limits is None else limits.max_queued
@@ -142,6 +155,14 @@ class Admission:
             if caller.shared and self._shared is not None:
                 self._shared.left(caller.client)
 
+    def _check_quotas(self, client: str) -> None:
+        """Raise Refused where a quota is used up."""
+        rejection = None if self.quotas is None else self.quotas.refusal(client)
+        if rejection is not None:
+            self._count(client, rejection.reason)
+            message = f"Your quota of {rejection.reason.replace('_', ' ')} is used up."
+            raise Refused(429, QUOTA_EXCEEDED, message, rejection)
+
     def _let_in(self, caller: Caller, rejection: Rejection | None, now: float) -> None:
         """Count it among those that wait. Raises Refused where it is turned away."""
         assert caller.client is not None
@@ -163,6 +184,7 @@ class Admission:
         known = (client, reason) in self.rejected or len(self.rejected) < _MOST_REASONS
         key = (client if known else "other", reason)
         self.rejected[key] = self.rejected.get(key, 0) + 1
+        self.tally.refuse(client, "", reason)  # which model it asks for is not known yet
 
 
 @dataclass(slots=True)

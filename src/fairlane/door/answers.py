@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from fairlane.core.types import Rejection
-from fairlane.door.admission import Refused
+from fairlane.door.admission import QUOTA_EXCEEDED, Refused
 from fairlane.door.limits import retry_after
 
 Message = MutableMapping[str, Any]
@@ -20,6 +20,11 @@ _POLICY_VIOLATION = 1008  # of a WebSocket
 def as_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Headers as ASGI has them."""
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def query_of(scope: Scope) -> str:
+    """What stands behind the question mark."""
+    return bytes(scope.get("query_string", b"")).decode("latin-1")
 
 
 async def send_json(
@@ -43,9 +48,11 @@ async def send_refusal(
         headers["www-authenticate"] = "Bearer"
     if rejection is not None:
         headers["retry-after"] = retry_after(rejection)
+    if refused.code == QUOTA_EXCEEDED:
+        headers["x-should-retry"] = "false"  # clients of OpenAI's API would try at once, in vain
     error = {
         "message": _sentence(refused.message, rejection),
-        "type": _type(rejection),
+        "type": _type(refused.code, rejection),
         "param": None,
         "code": refused.code,
     }
@@ -64,8 +71,10 @@ def _sentence(message: str, rejection: Rejection | None) -> str:
     return f"{message} Try again in {retry_after(rejection)} s."
 
 
-def _type(rejection: Rejection | None) -> str:
+def _type(code: str, rejection: Rejection | None) -> str:
     """OpenAI names the limit that was reached."""
+    if code == QUOTA_EXCEEDED:
+        return "insufficient_quota"
     if rejection is None:
         return "invalid_request_error"
     return "tokens" if rejection.reason == "tokens_per_minute" else "requests"

@@ -18,6 +18,7 @@ from fairlane.core.policy import Policy
 from fairlane.core.settling import Standings
 from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
+from fairlane.usage.tally import Grown, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +59,19 @@ class Account:
 class Entry:
     """A live request."""
 
-    __slots__ = ("account", "admitted", "arrived", "cached", "output", "request", "waiting")
+    __slots__ = (
+        "account", "admitted", "arrived", "cached", "model", "output", "request", "told", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, request: Request, account: Account, arrived: float) -> None:
+    def __init__(self, request: Request, account: Account, arrived: float, model: str) -> None:
         self.request = request
         self.account = account
+        self.model = model
         self.arrived = arrived
         self.output = 0  # tokens delivered, but for those in Books._news
         self.admitted = False
         self.cached = 0  # of its prompt, when it was admitted
+        self.told = (0, 0.0)  # of its output, what the tally knows: tokens and service
         self.waiting = True
 
 
@@ -90,6 +95,7 @@ class Books:
         self._entries: dict[str, Entry] = {}
         self._news: Counter[str] = Counter()  # tokens that the auditor does not know of
         self._ended: set[str] = set()  # requests that ended since the auditor heard anything
+        self._tally = Tally(_ACCOUNTS, FORGOTTEN)
         self._steps = 0
         self._seen_errors: set[str] = set()
         self._dropped: set[str] = set()  # live requests that the policy made a mistake with
@@ -101,8 +107,10 @@ class Books:
 
     # -- events ------------------------------------------------------------------------------
 
-    def arrive(self, request: Request) -> str | None:
-        """A request comes in; answers why it may not wait, or None."""
+    def arrive(self, request: Request, model: str = "") -> str | None:
+        """A request comes in; answers why it may not wait, or None. model: under which it counts
+        as used.
+        """
         if request.id in self._ended:
             self._tell_auditor()
         account = self._account(request.client)
@@ -114,12 +122,15 @@ class Books:
         elif rejection is not None:
             reason = rejection.reason
         else:
-            self._entries[str(request.id)] = entry = Entry(request, account, self._clock())
+            entry = Entry(request, account, self._clock(), model)
+            self._entries[str(request.id)] = entry
             account.live += 1
+            self._tally.add(request.client, model, requests=1)
             self._waits(entry)
             self._audit(self._auditor.enqueue, request)
             return None
         account.rejected[reason] += 1
+        self._tally.refuse(request.client, model, reason)
         return reason
 
     def peek(self) -> str | None:
@@ -146,6 +157,7 @@ class Books:
             entry.admitted, entry.cached = True, cached
             entry.account.admissions += 1
             entry.account.wait_s += now - entry.arrived
+            self._tally.add(entry.request.client, entry.model, wait_s=now - entry.arrived)
             self._add_prompt(entry, 1)
         self._waits_no_more(entry)
         self._audit(self._auditor.admit, request_id, cached_tokens=cached)
@@ -227,6 +239,7 @@ class Books:
         account.live -= 1
         account.output_tokens += entry.output
         account.service += self._output_service(entry)
+        self._tell_tally(entry)
         account.finished += outcome is Outcome.FINISHED
         account.aborted += outcome is Outcome.ABORTED
         waiting = entry.waiting
@@ -249,7 +262,8 @@ class Books:
         if not entry.admitted:
             prompt_tokens += old.prompt_tokens
         self.finish(request_id, Outcome.FINISHED)
-        if self.arrive(Request(request_id, old.client, prompt_tokens, old.max_output_tokens)):
+        again = Request(request_id, old.client, prompt_tokens, old.max_output_tokens)
+        if self.arrive(again, entry.model):
             self.failed.append(request_id)
 
     def change_policy(
@@ -389,6 +403,24 @@ class Books:
             found[name] = row
         return found
 
+    @property
+    def counts_usage(self) -> bool:
+        """Whether somebody takes it."""
+        return self._tally.on
+
+    def take_usage(self) -> Grown:
+        """What was served, and refused by the policy, since this was last asked; at first, nothing.
+
+        Output of live requests counts as it flows. What was estimated is corrected later, so
+        numbers may be negative. O(live requests).
+        """
+        self._tell_auditor()
+        if self._tally.on:
+            for entry in self._entries.values():
+                if entry.output or entry.told[0]:
+                    self._tell_tally(entry)
+        return self._tally.take()
+
     def _live_output(self) -> dict[int, list[float]]:
         """Output tokens of live requests, and their service, by the id of the account."""
         extra: dict[int, list[float]] = {}
@@ -435,9 +467,24 @@ class Books:
     def _add_prompt(self, entry: Entry, sign: int) -> None:
         """Count an admitted prompt (1), or take it out of the account again (-1)."""
         account, prompt = entry.account, entry.request.prompt_tokens
-        account.input_tokens += sign * (prompt - entry.cached)
-        account.cached_tokens += sign * entry.cached
-        account.service += sign * self._cost.admission(prompt, entry.cached)
+        fresh, cached = sign * (prompt - entry.cached), sign * entry.cached
+        service = sign * self._cost.admission(prompt, entry.cached)
+        account.input_tokens += fresh
+        account.cached_tokens += cached
+        account.service += service
+        self._tally.add(
+            entry.request.client, entry.model,
+            input_tokens=fresh, cached_tokens=cached, service=service,
+        )  # fmt: skip
+
+    def _tell_tally(self, entry: Entry) -> None:
+        """Tell what an answer has more than the tally knows."""
+        told, service = entry.told
+        entry.told = (entry.output, self._output_service(entry))
+        self._tally.add(
+            entry.request.client, entry.model,
+            output_tokens=entry.told[0] - told, service=entry.told[1] - service,
+        )  # fmt: skip
 
     def _deliver_singly(self, tokens: Mapping[str, int], now: float) -> None:
         """After a report of many failed: find whose it was."""

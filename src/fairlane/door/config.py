@@ -13,9 +13,9 @@
     alice = 2.0
 
 What access.py describes (tenants, identity, limits, metrics) is in the same file, and so is with
-whom charges are shared (cluster/config.py), what its page may do (dashboard.py), what is told of
-each request (access_log.py, tracing.py) and what a host adds. Every mistake is one line that names
-file, section and key.
+whom charges are shared (cluster/config.py), where usage is kept (usage/config.py), what its page
+may do (dashboard.py), what is told of each request (access_log.py, tracing.py) and what a host
+adds. Every mistake is one line that names file, section and key.
 """
 
 import os
@@ -37,6 +37,7 @@ from fairlane.door.access_log import parse_log
 from fairlane.door.dashboard import DashboardOptions
 from fairlane.door.tracing import TracingConfig
 from fairlane.policies.registry import get_policy
+from fairlane.usage.config import Keeping
 from fairlane.validation import checked
 
 T = TypeVar("T")
@@ -114,7 +115,8 @@ class Configuration:
     """A configuration whose every part has been checked. SECTIONS: the tables that it may have."""
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
-        "scheduler", "prices", "weights", "cluster", "dashboard", "log", "tracing", *ACCESS_TABLES,
+        "scheduler", "prices", "weights", "cluster", "dashboard", "log", "tracing", "usage",
+        *ACCESS_TABLES,
     )  # fmt: skip
     ENDS_WAITS: ClassVar[bool] = False  # whether its host refuses who waited for max_wait_s
     HAS_UPSTREAMS: ClassVar[bool] = False  # whether its host serves by those of others
@@ -128,6 +130,7 @@ class Configuration:
     dashboard: DashboardOptions = field(default_factory=DashboardOptions)
     access_log: str = ""  # a file, "-" for standard output, "" for none
     tracing: TracingConfig = field(default_factory=TracingConfig)
+    usage: Keeping = field(default_factory=Keeping)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -154,9 +157,10 @@ class Configuration:
         scheduler = read_table(document, "scheduler", cls._scheduling().parse)
         written = {name: document[name] for name in ("weights",) if name in document}
         weights = checked(_Weights, written).get("weights", {})
+        usage = read_table(document, "usage", lambda table: Keeping.parse(table, folder))
         access = Access.parse(
             document, folder, weights=weights, weightless=scheduler.weightless,
-            ends_waits=cls.ENDS_WAITS,
+            ends_waits=cls.ENDS_WAITS, keeps_usage=usage.on,
         )  # fmt: skip
         cost = read_table(document, "prices", _prices)
         cluster = read_table(document, "cluster", lambda table: Cluster.parse(table, folder))
@@ -167,7 +171,7 @@ class Configuration:
         tracing = read_table(document, "tracing", TracingConfig.parse)
         config = cls(
             scheduler, cost, weights, access, cluster, dashboard, access_log, tracing,
-            **cls._more(document, folder),
+            usage, **cls._more(document, folder),
         )  # fmt: skip
         config.check_scheduler()
         config.policy()
@@ -181,6 +185,18 @@ class Configuration:
                 f"[scheduler] name: {name} has no weights, but {who} has one; take vtc or drr, or "
                 "give everyone the weight 1"
             )
+        if who := self.access.quota():
+            if not self.usage.on:
+                raise FairlaneError(
+                    f"{who} has a quota, which needs a database of usage; name one: [usage] "
+                    'database = "usage.sqlite"'
+                )
+            who = self.access.quota(soft=True)
+            if who and name not in ("", _ENGINES_ORDER):
+                raise FairlaneError(
+                    f"[scheduler] name: {name} has no weights, but {who} has a soft quota; take "
+                    "vtc or drr, or a quota that is not soft"
+                )
         if self.cluster != Cluster() and not self.scheduler.policy().can_share:
             raise FairlaneError(
                 f"[cluster] {self.scheduler.name} cannot share what it charges; take vtc, or "

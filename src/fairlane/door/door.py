@@ -12,6 +12,7 @@ from fairlane.door.access import Access
 from fairlane.door.admission import Admission, Caller, Refused, Turns
 from fairlane.door.answers import Scope
 from fairlane.door.credentials import key_in_url
+from fairlane.door.limits import quota_headers
 from fairlane.door.tenants import Limits, Tenants
 
 
@@ -30,18 +31,31 @@ class Door:
         self.tenants: Tenants = access.tenants()
         self.admission = Admission(self.limits_of)
         self.turns = Turns(self._most_running)
+        self._told = dict(self.weights())
+        self._over: frozenset[str] = frozenset()
         self._warned = ""
 
     def look_for_changes(self) -> Mapping[str, float] | None:
-        """Take up a changed file of tenants: keys and limits at once; the weights, where new."""
+        """Take up a changed file of tenants: keys and limits at once; the weights, where new.
+
+        And who is beyond a soft quota.
+        """
         before, tenants = self.tenants, self.access.tenants()
-        if tenants is before:
+        quotas = self.admission.quotas
+        over = self._over if quotas is None else quotas.over
+        if tenants is before and over == self._over:
             return None
-        self.tenants = tenants
-        self.warn()
-        self.turns.limits_changed()
-        self.admission.rates.limits_changed(self.clock())
-        return dict.fromkeys(before.weights(), 1.0) | tenants.weights()
+        self.tenants, self._over = tenants, over
+        if tenants is not before:
+            self.warn()
+            self.turns.limits_changed()
+            self.admission.rates.limits_changed(self.clock())
+        gone, self._told = self._told, dict(self.weights())
+        return {path: self.access.weights.get(path, 1.0) for path in gone} | self._told
+
+    def weights(self) -> Mapping[str, float]:
+        """The weight of every tenant and group, and of whoever is beyond a soft quota."""
+        return self.admission.lowered(self.tenants.weights(), self.access.weights)
 
     def warn(self) -> None:
         """Say what has no effect, once for as long as it has none."""
@@ -69,10 +83,12 @@ class Door:
         return self.access.rules.by_adapter(adapter, self.tenants)
 
     def rate_headers(self, caller: Caller | None) -> dict[str, str]:
-        """What is left of a client's limits."""
+        """What is left of a client's limits and quotas."""
         if caller is None or caller.client is None:
             return {}
-        return self.admission.rates.headers(caller.client, self.clock())
+        found = self.admission.rates.headers(caller.client, self.clock())
+        quotas = self.admission.quotas
+        return found if quotas is None else found | quota_headers(quotas.standings(caller.client))
 
     def limits_of(self, path: str) -> Limits | None:
         """The limits of a client or group, None where it has none."""

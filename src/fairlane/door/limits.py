@@ -5,11 +5,12 @@ groups above it. Where several servers stand before one engine, each has its par
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fairlane.core.buckets import REQUESTS, TOKENS, Bucket, Buckets, Quota, arrive
 from fairlane.core.types import Rejection
 from fairlane.door.tenants import Limits
+from fairlane.usage.quotas import Standing
 
 _NO_LIMITS = Limits()
 
@@ -117,6 +118,22 @@ class RateLimits:
 
 def _rates(limits: Limits) -> tuple[tuple[str, int | None], ...]:
     return ((REQUESTS, limits.requests_per_minute), (TOKENS, limits.tokens_per_minute))
+
+
+def quota_headers(standings: Iterable[Standing]) -> dict[str, str]:
+    """The same headers of quotas: of each kind, such as tokens-day, that of which least is left."""
+    tightest: dict[str, Standing] = {}
+    for one in standings:
+        kind = f"{'soft-' if one.quota.soft else ''}{one.quota.unit}-{one.quota.period}"
+        other = tightest.get(kind)
+        if other is None or one.remaining < other.remaining:
+            tightest[kind] = one
+    found: dict[str, str] = {}
+    for kind, one in tightest.items():
+        found[f"x-ratelimit-limit-{kind}"] = str(math.floor(one.quota.limit))
+        found[f"x-ratelimit-remaining-{kind}"] = str(math.floor(one.remaining))
+        found[f"x-ratelimit-reset-{kind}"] = duration(one.reset_s)
+    return found
 
 
 def duration(seconds: float) -> str:

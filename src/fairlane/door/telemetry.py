@@ -67,6 +67,13 @@ _CLUSTER_COUNTERS = {
     "heard": "Service that others charged, as told to each scheduler here.",
 }
 _CLUSTER_KEYS = {"exchange_age_seconds": "age_s", "exchange_failures": "failures"}
+_USAGE_GAUGES = {
+    "up": "Whether usage is written.",
+    "pending": "Rows of usage that are not written yet.",
+    "age_seconds": "How long ago usage was last written.",
+}
+_USAGE_COUNTERS = {"failures": "Times that usage could not be written."}
+_USAGE_KEYS = {"age_seconds": "age_s"}
 Clients = dict[str, dict[str, Any]]
 AskSchedulers = Callable[[], Awaitable[list[dict[str, Any] | None]]]
 """The snapshots of all schedulers (Books.snapshot). May raise anything."""
@@ -87,6 +94,7 @@ class Telemetry:
         self._schedulers = ask
         self._cluster = cluster
         self._hub: Hub | None = None
+        self.usage: Callable[[], Mapping[str, Any]] | None = None  # how its keeping goes
 
     async def close(self) -> None:
         """Let go of the hub."""
@@ -116,6 +124,8 @@ class Telemetry:
         if not self._access.public and (caller is None or not caller.operator):
             return b""
         seen = await self._ask()
+        if self.usage is not None:
+            seen["usage"] = self.usage()
         return render(self._clients(seen), seen, self._access.top, self._access.problem)
 
     async def _ask(self) -> dict[str, Any]:
@@ -130,7 +140,7 @@ class Telemetry:
 
     def _clients(self, seen: dict[str, Any]) -> Clients:
         """The clients of a snapshot, with what this API server knows of them."""
-        known = self._access.tenants().weights()
+        known = self._admission.lowered(self._access.tenants().weights(), self._access.weights)
         clients: Clients = seen.pop("clients")
         for path, waiting in self._admission.waiting.items():
             clients.setdefault(path, {})["waiting"] = waiting
@@ -158,7 +168,8 @@ class Telemetry:
         except (HubError, TimeoutError) as error:
             return {"problem": f"the hub did not answer: {error}", "servers": {}, "clients": {}}
         clients: Clients = {}
-        weights = {**self._access.weights, **self._access.tenants().weights()}
+        own = self._access.tenants().weights()
+        weights = self._admission.lowered({**self._access.weights, **own}, {})
         for part in servers.values():
             for path, totals in part.items():
                 into = clients.setdefault(path, {"weight": weights.get(path, 1.0)})
@@ -208,7 +219,10 @@ def render(clients: Clients, seen: Mapping[str, Any], top: int, problem: str) ->
     rest = [path for path in order if path not in set(shown)]
     of_clients = [*_summed(clients, shown, rest), *_own(clients, shown)]
     of_all = [_rejections(clients, shown), *_server(clients, seen, problem)]
-    of_all += _exchange(seen.get("cluster"))
+    of_all += _told_as(
+        "cluster", seen.get("cluster"), _CLUSTER_GAUGES, _CLUSTER_COUNTERS, _CLUSTER_KEYS
+    )
+    of_all += _told_as("usage", seen.get("usage"), _USAGE_GAUGES, _USAGE_COUNTERS, _USAGE_KEYS)
     registry = CollectorRegistry()  # none of the process's own metrics: vLLM tells these
     registry.register(_Told(of_clients + of_all))
     return generate_latest(registry)
@@ -280,17 +294,21 @@ def _server(clients: Clients, seen: Mapping[str, Any], problem: str) -> Iterator
     yield CounterMetricFamily("fairlane_policy_errors", "Errors of the policy.", errors)
 
 
-def _exchange(cluster: Mapping[str, Any] | None) -> Iterator[Metric]:
-    """How charges are shared with others, where they are."""
-    if cluster is None:
+def _told_as(
+    what: str,
+    told: Mapping[str, Any] | None,
+    gauges: Mapping[str, str],
+    counters: Mapping[str, str],
+    keys: Mapping[str, str],
+) -> Iterator[Metric]:
+    """How charges are shared, or usage is kept, where they are; by metric its key in `told`."""
+    if told is None:
         return
-    for kind, names in (
-        (GaugeMetricFamily, _CLUSTER_GAUGES), (CounterMetricFamily, _CLUSTER_COUNTERS),
-    ):  # fmt: skip
+    for kind, names in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
         for name, meaning in names.items():
-            value = cluster.get(_CLUSTER_KEYS.get(name, name))
+            value = told.get(keys.get(name, name))
             if value is not None:
-                yield kind(f"fairlane_cluster_{name}", meaning, float(value))
+                yield kind(f"fairlane_{what}_{name}", meaning, float(value))
 
 
 def _printable(label: str) -> str:

@@ -30,6 +30,14 @@ class Settings:
     max_queued: int | None = None
     max_running: int | None = None
     max_wait_s: float | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    cost_per_day: float | None = None
+    cost_per_month: float | None = None
+    soft_tokens_per_day: int | None = None
+    soft_tokens_per_month: int | None = None
+    soft_cost_per_day: float | None = None
+    soft_cost_per_month: float | None = None
 
     def apply(self, tenant: Tenant) -> Tenant:
         """The tenant with these settings. Raises FairlaneError for those that cannot be."""

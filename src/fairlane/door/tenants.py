@@ -13,10 +13,10 @@ The type and range of each setting are declared at its field, and checked whenev
 import hmac
 import secrets
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Annotated, Any, get_type_hints
 
@@ -25,10 +25,12 @@ from pydantic.fields import FieldInfo
 
 from fairlane.core.errors import FairlaneError
 from fairlane.door.guessing import LEAST_BITS, SHORTEST, looks_thought_up, too_short
+from fairlane.usage.quotas import Quota
 
 KEY_PREFIX = "fl-"
 MAX_KEY_BYTES = 512  # a longer one is not hashed at all
 MAX_NAME_LENGTH = 200
+_LIMITS_KNOWN = 10_000  # different ones, whose quotas are kept at hand
 _TOLD = 60  # characters of a wrong value that are shown
 
 Count = Annotated[
@@ -43,6 +45,11 @@ Seconds = Annotated[
     float | None,
     Strict(),
     Field(gt=0, le=86400, allow_inf_nan=False, description="seconds, above 0 and up to 86400"),
+]
+Cost = Annotated[
+    float | None,
+    Strict(),
+    Field(gt=0, le=1e15, allow_inf_nan=False, description="cost units, a number above 0"),
 ]
 Text = Annotated[str, Strict(), Field(description="a text in quotes")]
 OptionalText = Annotated[str | None, Strict(), Field(description="a text in quotes")]
@@ -96,6 +103,8 @@ class Limits:
     max_queued: requests without a first token; beyond, they are turned away.
     max_running: requests inside the engine; beyond, they wait.
     max_wait_s: how long a request waits for its turn; then it is refused. A gateway's alone.
+    tokens_per_day and so on: quotas, of days and months of UTC, which need [usage]; beyond a soft
+        one the weight falls. All tokens count, cached ones too; cost: service, by the prices.
     """
 
     requests_per_minute: Count = None
@@ -103,9 +112,39 @@ class Limits:
     max_queued: Count = None
     max_running: Count = None
     max_wait_s: Seconds = None
+    tokens_per_day: Count = None
+    tokens_per_month: Count = None
+    cost_per_day: Cost = None
+    cost_per_month: Cost = None
+    soft_tokens_per_day: Count = None
+    soft_tokens_per_month: Count = None
+    soft_cost_per_day: Cost = None
+    soft_cost_per_month: Cost = None
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def quotas(self) -> Sequence[Quota]:
+        """Those that there are."""
+        return _quotas(self)
+
+
+QUOTAS = {
+    Quota(unit, period, 0, soft).name: (unit, period, soft)
+    for soft in (False, True)
+    for unit in ("tokens", "cost")
+    for period in ("day", "month")
+}
+
+
+@lru_cache(_LIMITS_KNOWN)
+def _quotas(limits: Limits) -> Sequence[Quota]:
+    return tuple(
+        Quota(unit, period, limit, soft)
+        for name, (unit, period, soft) in QUOTAS.items()
+        if (limit := getattr(limits, name)) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +234,7 @@ class Tenants(Mapping[str, Tenant]):
         for tenant in self._by_name.values():
             self._check_group(tenant)
         self._limits = {self._paths[name]: tenant.limits for name, tenant in self.items()}
+        self.with_quotas = [path for path, limits in self._limits.items() if limits.quotas]
 
     def __getitem__(self, name: str) -> Tenant:
         return self._by_name[name]

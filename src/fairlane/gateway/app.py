@@ -24,11 +24,13 @@ from fairlane.door.answers import (
     Send,
     as_headers,
     close_websocket,
+    query_of,
     send_json,
     send_refusal,
 )
 from fairlane.door.door import Door
 from fairlane.door.tracing import UNTRACED, Headers, Trace
+from fairlane.door.used import TOLD
 from fairlane.door.visits import Visit
 from fairlane.gateway.body import BodyError, Route, read_body
 from fairlane.gateway.desk import AnyDesk, Served, Ticket, Wish
@@ -40,6 +42,7 @@ _DRAINING_S = 5.0  # after which whoever was refused may find another gateway
 _MOST_HEADERS = 1 << 16  # bytes
 EVERYONE = frozenset({"/health", "/ping"})
 RESERVED = EVERYONE | {"/v1/models", "/fairlane/tenants", "/fairlane/upstreams", "/metrics"}
+RESERVED |= TOLD.keys()
 
 
 class Gateway:
@@ -121,7 +124,7 @@ class Gateway:
             route = self._route(scope)
             if route is None:
                 send_with = _adding(send, as_headers(await self._left(caller)))
-                await self._reading[path](caller, send_with)
+                await self._tell(path, caller, query_of(scope), send_with)
                 visit.status = 200
             else:
                 trace = self._begins(visit, scope["headers"])
@@ -150,7 +153,7 @@ class Gateway:
         """Where work is asked for; None for what is read. Raises Refused."""
         path = str(scope["path"])
         route = self._routes.get(path)
-        if route is None and path not in self._reading:
+        if route is None and path not in RESERVED:
             raise Refused(404, "not_found", f"There is no {path[:80]} here.")
         takes = ("GET", "HEAD") if route is None else ("POST",)
         if scope["method"] not in takes:
@@ -252,6 +255,12 @@ class Gateway:
             "/metrics": self._tell_metrics,
         }
 
+    async def _tell(self, path: str, caller: Caller, query: str, send: Send) -> None:
+        if path in TOLD:
+            await send_json(send, await self._desk.tell(TOLD[path], caller, query))
+        else:
+            await self._reading[path](caller, send)
+
     async def _list_models(self, caller: Caller, send: Send) -> None:
         names = await self._desk.tell("models", caller)
         models = [{"id": name, "object": "model", "owned_by": "fairlane"} for name in names]
@@ -287,5 +296,5 @@ def _adding(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
 
 
 def _target(scope: Scope) -> str:
-    query = bytes(scope.get("query_string", b""))
-    return str(scope["path"]) + (f"?{query.decode('latin-1')}" if query else "")
+    query = query_of(scope)
+    return str(scope["path"]) + (f"?{query}" if query else "")

@@ -18,7 +18,9 @@ from fairlane.dashboard.live import TELLS, Live
 from fairlane.door.admission import Caller, Refused
 from fairlane.door.door import Door
 from fairlane.door.gen_ai import GenAiMetrics
+from fairlane.door.keeping import Keeper
 from fairlane.door.telemetry import Telemetry
+from fairlane.door.used import TOLD, Used
 from fairlane.door.visits import Visit
 from fairlane.gateway.counting import Usage
 from fairlane.gateway.dispatch import Dispatcher, NotQueued
@@ -111,7 +113,8 @@ class AnyDesk(Protocol):
         """A request of a known client comes in. Raises Refused, by its client's limits."""
 
     async def tell(self, what: str, caller: Caller, *more: Any) -> Any:
-        """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates".
+        """What whoever asks may see: "models", "tenants", "upstreams", "metrics", "rates", "me",
+        and "usage", with the URL's query.
 
         And what a dashboard's Live tells, with what more that is asked. Raises Refused.
         """
@@ -152,6 +155,7 @@ class Desk:
         self._gen_ai = GenAiMetrics(models)
         self._listeners: list[Callable[[Visit], None]] = [self._gen_ai, *listeners]
         self._telemetry = Telemetry(door.access, door.admission, self._snapshots, cluster)
+        self._used = Used(door)
         self.live = Live(self._look, door)
 
     async def arrive(self, caller: Caller) -> "LocalTicket":
@@ -176,6 +180,8 @@ class Desk:
             return list(self.models)
         if what == "rates":
             return self.door.rate_headers(caller)
+        if what in TOLD.values():
+            return await self._used.tell(what, caller, *more)
         if what == "tenants":
             return await self._telemetry.tenants(caller, self.door.tenants)
         if not sees_all:
@@ -189,6 +195,11 @@ class Desk:
         """A request is over."""
         for listener in self._listeners:
             listener(visit)
+
+    def keeps(self, keeper: Keeper) -> None:
+        """From now on usage is kept."""
+        self._used.keeper = keeper
+        self._telemetry.usage = keeper.report
 
     async def close(self) -> None:
         """Let go of what it asks."""
@@ -287,7 +298,9 @@ class LocalTicket:
         prompt = wish.tokens + guessed
         request = Request(f"r{next(self._desk.ids)}", self._client, prompt, wish.most or None)
         expected = self._expected_output(wish)
-        queue.arrive(request, expected, session=wish.session, whole=not wish.stream)
+        queue.arrive(
+            request, expected, model=wish.model, session=wish.session, whole=not wish.stream
+        )
         return _Place(queue, request, wish)
 
     def _expected_output(self, wish: Wish) -> int:

@@ -63,10 +63,16 @@ class Dispatcher:
                 future.set_exception(NotQueued(reason))
 
     def arrive(
-        self, request: Request, output: int, *, session: str | None = None, whole: bool = False
+        self,
+        request: Request,
+        output: int,
+        *,
+        model: str = "",
+        session: str | None = None,
+        whole: bool = False,
     ) -> None:
         """A request begins to wait; see Pool.arrive. Raises NotQueued."""
-        reason = self.pool.arrive(request, output, session=session, whole=whole)
+        reason = self.pool.arrive(request, output, model=model, session=session, whole=whole)
         if reason is not None:
             raise NotQueued(reason)
         self._await(str(request.id))

@@ -25,6 +25,7 @@ from fairlane.gateway.http_client import UpstreamError
 from fairlane.gateway.pool import Lane, Pool
 from fairlane.gateway.upstream import Address, Upstream
 from fairlane.gateway.window import Bounds
+from fairlane.usage.tally import Grown
 
 log = logging.getLogger("fairlane.gateway")
 _PROBE_S = 1.0
@@ -71,6 +72,7 @@ class Fleet:
         self._serves: dict[str, Sequence[str]] = {}  # the models of each upstream
         self._told: dict[str, Sequence[str]] = {}  # what `ask` heard, for the change that follows
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: list[Dispatcher] = []  # queues that are none any more, and have requests
 
     @property
     def addresses(self) -> dict[str, Address]:
@@ -138,6 +140,12 @@ class Fleet:
         """Each queue once."""
         return list(dict.fromkeys(self.models.values()))
 
+    async def take_usage(self) -> list[Grown]:
+        """What every queue served since this was last asked; see Books.take_usage."""
+        every = [*self.dispatchers, *self._leaving]
+        self._leaving = [one for one in self._leaving if one.pool.waiting + one.pool.running]
+        return [dispatcher.pool.books.take_usage() for dispatcher in every]
+
     def change_policy(self, policy: Callable[[], Policy[Any]]) -> None:
         """From now on such a policy decides in each queue."""
         self._policy = policy
@@ -184,6 +192,8 @@ class Fleet:
         self.models.update(after)
         for dispatcher in set(before.values()) - set(after.values()):
             dispatcher.refuse("no_upstream")
+            if dispatcher.pool.books.counts_usage:
+                self._leaving.append(dispatcher)
 
     def _queue(self) -> Dispatcher:
         auditor = Auditor(cost=self._cost, name_of=self._name_of)

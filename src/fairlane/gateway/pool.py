@@ -121,14 +121,21 @@ class Pool:
     # -- events ------------------------------------------------------------------------------
 
     def arrive(
-        self, request: Request, output: int, *, session: str | None = None, whole: bool = False
+        self,
+        request: Request,
+        output: int,
+        *,
+        model: str = "",
+        session: str | None = None,
+        whole: bool = False,
     ) -> str | None:
         """A request begins to wait; answers why it may not, or None.
 
-        output: tokens that its answer is expected to have. session: what it shares with others that
-        had better go where it goes. whole: its tokens will be seen all at once.
+        output: tokens that its answer is expected to have. model: which it asks for. session: what
+        it shares with others that had better go where it goes. whole: its tokens will be seen all
+        at once.
         """
-        reason = self.books.arrive(request)
+        reason = self.books.arrive(request, model)
         if reason is None:
             expected = request.prompt_tokens + output
             self._live[str(request.id)] = Live(str(request.id), expected, session, whole)

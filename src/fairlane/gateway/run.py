@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ from fairlane.dashboard.app import Dashboard
 from fairlane.door.access_log import AccessLog
 from fairlane.door.asking import Asking
 from fairlane.door.door import Door
+from fairlane.door.keeping import Keeper
 from fairlane.door.tracing import tracing_of
 from fairlane.gateway.app import Gateway
 from fairlane.gateway.config import GatewayConfig
@@ -41,11 +43,15 @@ class Running:
     """A gateway from its configuration to its end; the desk, without the HTTP.
 
     file: where the configuration was read; what changes there is taken up. name: what other
-    gateways call it.
+    gateways call it. clock: seconds since 1970, for usage and quotas.
     """
 
     def __init__(
-        self, config: GatewayConfig, file: Path | None = None, name: str | None = None
+        self,
+        config: GatewayConfig,
+        file: Path | None = None,
+        name: str | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not config.upstreams:
             raise FairlaneError("no upstream; name one by --upstream or under [upstreams]")
@@ -68,10 +74,17 @@ class Running:
             listeners=[] if self._access_log is None else [self._access_log],
         )  # fmt: skip
         self.asking = Asking(config.cluster, self.door.admission, log)
+        self.keeper = None if not config.usage.on else Keeper(
+            config.usage, self.door, self.fleet.take_usage, self.desk.take_up_changes, log, clock
+        )  # fmt: skip
+        if self.keeper is not None:
+            self.desk.keeps(self.keeper)
         self._looking: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, list[str]]:
         """The names of the upstreams of each model. Raises FairlaneError where one has none."""
+        if self.keeper is not None:
+            await self.keeper.check()
         return await self.fleet.ask(self.config.upstreams)
 
     async def open(self) -> None:
@@ -83,6 +96,8 @@ class Running:
         self.asking.start()
         if self.shared is not None:
             self.shared.start()
+        if self.keeper is not None:
+            await self.keeper.begin()
         if self._reload is not None:
             self._looking = asyncio.create_task(self._look(self._reload))
 
@@ -91,6 +106,8 @@ class Running:
         if self._looking is not None:
             self._looking.cancel()
         await self.fleet.close()
+        if self.keeper is not None:
+            await self.keeper.end()
         await self.asking.stop()
         if self.shared is not None:
             await self.shared.stop()
@@ -119,11 +136,13 @@ class Running:
         log.warning("draining: %d requests are under way; a second signal ends at once", self.live)
 
     def _opened(self, pool: Pool) -> None:
+        if self.keeper is not None:
+            pool.books.take_usage()  # from now on it counts
         if self.shared is not None:
             self.shared.opened(pool)
 
     def _weights(self) -> Mapping[str, float]:
-        return {**self.config.weights, **self.door.tenants.weights()}
+        return {**self.config.weights, **self.door.weights()}
 
     async def _look(self, reload: Reload) -> None:
         while True:

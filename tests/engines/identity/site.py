@@ -23,6 +23,7 @@ from fairlane.door.answers import Message, Receive, Scope, Send
 from fairlane.door.config import Configuration
 from fairlane.engines.vllm.clients import CLIENT_KEY, client_of
 from fairlane.engines.vllm.middleware import Identity
+from fairlane.usage.tally import Tally
 from tests.door.town import Town
 from tests.processes import PATIENCE_S
 from tests.talking import ask
@@ -41,10 +42,12 @@ class Engine:
         self.weights: dict[str, float] = {}
         self.snapshot: dict[str, Any] = {"policy": "vtc", "shares": True, "weighted": True}
         self.snapshot["clients"] = {}
+        self.tally = Tally(1000, "rest")  # what the schedulers have to tell of usage
         self.broken = False
         self.forgotten: list[str] = []
         self.output_tokens = 1
         self.client_count = 1  # API servers
+        self.client_index = 0  # which of them this is
         self.held: asyncio.Event | None = None  # until it is set, requests are queued
         self.reading: asyncio.Event | None = None  # until it is set, prompts are being read
         self.turns_away = False  # whoever is queued, as a policy does that rejects
@@ -96,6 +99,8 @@ class Engine:
             return None
         if method == "fairlane_share":
             return ""
+        if method == "fairlane_take_usage":
+            return json.loads(json.dumps(self.tally.take().rows()))
         if method in ("fairlane_swap", "fairlane_settle", "fairlane_part"):
             return {}
         if method == "fairlane_unread":
@@ -216,7 +221,8 @@ class Server:
             **more,
         )  # fmt: skip
         self.identity = Identity(Application(engine), config, lambda: self.now)
-        args = SimpleNamespace(port=next(_PORTS))  # of vLLM's options; another than it listens on
+        # of vLLM's options; the port is another than it listens on
+        args = SimpleNamespace(port=next(_PORTS), model="folder/m", served_model_name=["m", "n"])
         self.state = SimpleNamespace(engine_client=engine, args=args)
         self.port = 0
         self.exit_status: object = None

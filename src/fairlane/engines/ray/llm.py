@@ -65,6 +65,11 @@ def build_app(arguments: Mapping[str, Any]) -> Any:
             "[identity] lora: Ray's ingress cannot tell clients apart by their adapters; use keys, "
             "or direct streaming (RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1)"
         )
+    if not direct and config.usage.on:
+        raise FairlaneError(
+            "[usage] Ray's ingress keeps none; stream directly "
+            "(RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1), or put a gateway before it"
+        )
     if not direct and (unseen := config.tells_requests):
         raise FairlaneError(
             f"{unseen}: Ray's ingress tells nothing of single requests; remove it, or stream "
@@ -168,7 +173,7 @@ class FairServer(ServerHooks):
             engine_client, door.admission, door.turns, door.by_adapter, door.clock,
             config.cached_part,
         )  # fmt: skip
-        await set_weights(engine_client, door.tenants.weights())
+        await set_weights(engine_client, door.weights())
         self._relay = Relay(engine_client, config.cluster, name)
         await self._relay.start()
         self._asking = Asking(config.cluster, door.admission, log)

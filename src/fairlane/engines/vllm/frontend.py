@@ -247,7 +247,9 @@ def _prompt_tokens(request: Any) -> int:
 # -- the scheduler's process ------------------------------------------------------------------
 
 
-async def ask_engine(engine_client: Any, method: str, *args: Any, timeout_s: float) -> list[Any]:
+async def ask_engine(
+    engine_client: Any, method: str, *args: Any, timeout_s: float | None
+) -> list[Any]:
     """Call a method of every scheduler process and give their answers.
 
     Raises TimeoutError; or what the engine raised, such as for a method that it does not have.

@@ -26,14 +26,17 @@ from fairlane.door.answers import (
     Send,
     as_headers,
     close_websocket,
+    query_of,
     send_json,
     send_refusal,
 )
 from fairlane.door.asking import Asking
 from fairlane.door.config import Configuration
 from fairlane.door.door import Door
+from fairlane.door.keeping import Keeper
 from fairlane.door.telemetry import Telemetry
 from fairlane.door.tracing import NoTracing, tracing_of
+from fairlane.door.used import TOLD, Used
 from fairlane.door.visits import Visit
 from fairlane.door.watched import Watched
 from fairlane.engines.vllm.config import FairlaneConfig
@@ -48,9 +51,11 @@ from fairlane.engines.vllm.frontend import (
 )
 from fairlane.engines.vllm.relay import Relay, server_ends, server_name
 from fairlane.engines.vllm.routes import Audience, audience, exists, route_path
+from fairlane.engines.vllm.used import served_model, take_usage
 
 log = logging.getLogger("vllm.fairlane")
 ANSWER_S = 2.0  # the engine answers between two steps; scrapes must not hang on it
+_ITS_OWN = TOLD.keys() | {"/fairlane/tenants"}
 _RANK = b"x-data-parallel-rank"  # picks an engine, and with it a queue
 _PLAIN = frozenset({b"accept", b"accept-encoding"})  # without them /metrics answers in plain text
 
@@ -77,6 +82,8 @@ class Identity:
         self._relay: Relay | None = None
         self._door = Door(config.access, clock, log)
         self.asking = Asking(config.cluster, self._door.admission, log)
+        self._keeper: Keeper | None = None
+        self._used = Used(self._door)
         self._engine: Any = None
         self._weights: TenantWeights | None = None  # once there is an engine
         self._telemetry = Telemetry(
@@ -129,7 +136,7 @@ class Identity:
             self._access_log = AccessLog(self._config.access_log, log)
             self._access_log.start()
         self._tracing = tracing_of(self._config.tracing, "fairlane-vllm", log)
-        await set_weights(engine, door.tenants.weights())
+        await set_weights(engine, door.weights())
         name, servers = self.place(scope["app"], engine)
         door.admission.share(servers)
         door.warn()
@@ -140,6 +147,12 @@ class Identity:
         self.asking.start()
         inside.close_in()
         self._weights = weights = TenantWeights(door, engine, log)
+        if self._config.usage.on:
+            take = partial(take_usage, engine, served_model(scope["app"]))
+            self._keeper = Keeper(self._config.usage, door, take, weights.look, log)
+            await self._keeper.begin()
+            self._used.keeper = self._keeper
+            self._telemetry.usage = self._keeper.report
         self._engine = engine
         if self._config.dashboard.on:
             self._dashboard = Dashboard(
@@ -154,6 +167,8 @@ class Identity:
     async def _stop(self) -> None:
         relay, self._relay = self._relay, None
         if relay is not None:
+            if self._keeper is not None:
+                await self._keeper.end()
             await self.asking.stop()
             await relay.stop()
             await self._producer.stop()
@@ -244,9 +259,8 @@ class Identity:
             text = await self._telemetry.metrics(caller) if scope.get("method") == "GET" else b""
             plain = [header for header in scope["headers"] if header[0] not in _PLAIN]
             await self._app({**scope, "headers": plain}, receive, _appending(send, text))
-        elif scope["type"] == "http" and path == "/fairlane/tenants" and caller is not None:
-            seen = await self._telemetry.tenants(caller, self._door.tenants)
-            await answer_itself(partial(_as_json, seen), scope, receive, send)
+        elif scope["type"] == "http" and path in _ITS_OWN and caller is not None:
+            await answer_itself(await self._told(path, caller, scope), scope, receive, send)
         elif caller is None:
             await self._app(scope, receive, send)
         else:
@@ -255,6 +269,16 @@ class Identity:
             headers = partial(self._door.rate_headers, caller)
             answering = answer_refusals(scope, receive, send, lambda: caller.refused, headers)
             await self._app(scope, receive, answering)
+
+    async def _told(self, path: str, caller: Caller, scope: Scope) -> App:
+        """What answers a question about tenants or usage."""
+        if path == "/fairlane/tenants":
+            seen = await self._telemetry.tenants(caller, self._door.tenants)
+            return partial(_as_json, seen)
+        try:
+            return partial(_as_json, await self._used.tell(TOLD[path], caller, query_of(scope)))
+        except Refused as refused:
+            return partial(_refusal, refused, self._door.rate_headers(caller))
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refused: Refused, caller: Caller | None

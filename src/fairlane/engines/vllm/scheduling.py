@@ -157,6 +157,10 @@ class FairHooks(Hooks):
         """What other servers hear of this scheduler's clients."""
         return self._books.part(self._config.access.top) if self._taken_over else {}
 
+    def fairlane_take_usage(self) -> tuple[list[Any], list[Any]]:
+        """What was served and refused since this was last asked; see Grown.rows."""
+        return self._books.take_usage().rows() if self._taken_over else ([], [])
+
     # -- inside ------------------------------------------------------------------------------
 
     def _client(self, request: Any) -> str | None:
@@ -167,15 +171,17 @@ class FairHooks(Hooks):
     def _arrive(self, request: Any) -> str | None:
         rules = self._config.access.rules
         client = client_of(request)
-        if client is None and rules.adapters and request.lora_request is not None:
-            client = request.lora_request.lora_name
+        adapter = "" if request.lora_request is None else str(request.lora_request.lora_name)
+        if client is None and rules.adapters and adapter:
+            client = adapter
         return self._books.arrive(
             Request(
                 request.request_id,
                 client or rules.anonymous or ANONYMOUS,
                 request.num_prompt_tokens,
                 request.max_tokens,
-            )
+            ),
+            adapter,  # is the model that was asked for; else the engine's own
         )
 
     def _cluster(self, sharing: Sharing) -> dict[str, Any]:

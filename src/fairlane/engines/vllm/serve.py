@@ -119,6 +119,8 @@ def prepare(
         config = FairlaneConfig.read(file)
         warning = config.access.warning
         config.cluster.connect()  # only once it is used; what that lacks is said now
+        if config.usage.on:
+            config.usage.store().close()  # likewise
         if config.access.store is not None:
             _check_keys(given, environment)
     more = _dummies(model, options, given) + _memory(options, given)
@@ -201,6 +203,9 @@ def read_tables(file: Path | None) -> Tables:
         tables["tenants"] = str((file.parent / tables["tenants"]).resolve())
     if "ca" in tables.get("cluster", {}):
         tables["cluster"]["ca"] = str((file.parent / tables["cluster"]["ca"]).resolve())
+    database = tables.get("usage", {}).get("database", "")
+    if database and "://" not in database:
+        tables["usage"]["database"] = str((file.parent / database).resolve())
     access_log = tables.get("log", {}).get("access", STANDARD_OUTPUT)
     if access_log != STANDARD_OUTPUT:
         tables["log"]["access"] = str((file.parent / access_log).resolve())

@@ -275,6 +275,30 @@ def test_a_prompt_that_was_read_and_preempted_counts_as_begun() -> None:
     assert scheduler.fairlane_unread(ids) == []
 
 
+def test_usage_is_told_once_by_client_and_model(config: Any) -> None:
+    """As it flows; under the adapter that was asked for, or the engine's own model."""
+    scheduler = make_scheduler(max_loras=2)
+    assert scheduler.fairlane_take_usage() == ([], [])
+    for number in range(4):
+        scheduler.add_request(make_request(f"a-{number}", "a", adapter=number % 2 or None))
+    delivered, told = Delivered(), Counter[tuple[str, str, str]]()
+    takes = 0
+    while scheduler.has_unfinished_requests():
+        step(scheduler, delivered)
+        used, refused = scheduler.fairlane_take_usage()
+        assert refused == []
+        for client, model, requests, fresh, cached, output, *_ in used:
+            told[client, model, "requests"] += requests
+            told[client, model, "input"] += fresh + cached
+            told[client, model, "output"] += output
+            takes += output > 0
+    assert takes > 4
+    for model in ("", "adapter-1"):
+        assert told["a", model, "requests"] == 2
+        assert (told["a", model, "input"], told["a", model, "output"]) == (2 * 32, 2 * 16)
+    assert scheduler.fairlane_take_usage() == ([], [])
+
+
 # -- what waits for something else -----------------------------------------------------------
 
 
