@@ -12,6 +12,7 @@ from functools import partial
 
 from benchmarks.adversary_cluster import Cluster, PlacedWave, mutate_placed, random_placed
 
+from fairlane.cluster.exchange import TELL_S
 from fairlane.core.audit import service_bound
 from fairlane.core.counters import Lift, Node, lift_to_least_or_last, no_lift
 from fairlane.core.fair_queue import FairQueue
@@ -49,15 +50,18 @@ B2 and B3 say what is possible instead: who leads is not served where one waits 
 
 **Proof of B1.** Let G be the difference of the true counters of f and g at r: with all that was
 charged by then, heard or not. A charge anywhere changes G at every r as it changes X = W_f - W_g;
-neither client is lifted while it waits; so K = G - X at r changes by relaxing alone. When r
+neither client is lifted while it waits; so K = G - X at r changes by relaxing and by comparing
+levels (`core/settling.py`) alone. When r
 admits f it sees a difference of at most 0, so G <= A and X <= A - K. After f's last admission X
 grows by at most U, the prompt and the outputs of what f then runs. So X <= max(-K) + A + U at all
 times, the maximum over all r and all times before. Relaxing raises g towards f at r only where it
 sees a gap above H between neighbours, of which H is left: then G >= H - A, so -K = X - G <=
-max(-K) + U + 2A - H, which is no more than max(-K) was: it never grows. And when the interval
+max(-K) + U + 2A - H, which is no more than max(-K) was: it never grows. Comparing levels with s
+puts K at r half way to what K was at s, so between two that there were. And when the interval
 began X was 0, and -K = -G was at most (n - 1) H + A: the last relaxing (at the last exchange, and
 whenever one comes to wait) left (n - 1) H, and what was charged since or not heard is part of A.
-Together the bound.
+Together the bound. (What s told before the interval began may be older than D: then A is what was
+charged since, for as long as that is compared, {settle} s and twice the time between exchanges.)
 
 **Proof of B2.** With F what f gets elsewhere, G at r is G(0) + W_f^r - W_g + F - E, where E is
 what relaxing forgave f. Whenever it forgives, G >= H - A is left; so E(t) is at most the largest
@@ -65,7 +69,8 @@ value, over s <= t, of G(0) + (W_f^r - W_g)(s) + F(s) - H + A, or 0. When r admi
 W_f^r - W_g is at most A - G(0) - F(t) + E(t): if E is 0, at most (n_r - 1) H + 2A. Otherwise,
 since F grows, at most (W_f^r - W_g)(s) + 2A - H, which is no more than it was at the last
 admission before s, as it grew by at most U_r from there and H >= U_r + 2A. So the first case
-bounds all admissions, and U_r is what follows the last.
+bounds all admissions, and U_r is what follows the last. Comparing levels can forgive f more than
+relaxing does, if it compares g with others than f; that is searched, and not proved.
 
 Why the guard adds to B1: f may be ahead of g everywhere and yet be first in the home order of
 some scheduler, if it got its service elsewhere before. There it gets p of the service, which is
@@ -200,7 +205,7 @@ def section() -> str:
     ]
     rows.append(f"| **bound** | {' | '.join(told)} |")
     return SECTION.format(
-        tries=TRIES, h=SETTINGS[0][1], h_stale=SETTINGS[1][1], table="\n".join(rows)
+        settle=TELL_S, tries=TRIES, h=SETTINGS[0][1], h_stale=SETTINGS[1][1], table="\n".join(rows)
     )
 
 

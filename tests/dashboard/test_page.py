@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, expect
 
 from fairlane.door.tenant_file import change_tenants
 from fairlane.door.tenants import Role, Tenant, Tenants
+from fairlane.experiments.show import Show
 from fairlane.gateway.config import GatewayConfig
 from fairlane.gateway.run import DrainingServer, Running
 from fairlane.http_server import in_thread
@@ -143,6 +144,27 @@ def test_an_operator_sees_who_gets_what_and_changes_it(
             assert seen.faults() == []
             page.screenshot(path=pictures / f"dashboard-{theme}.png", full_page=True)
             page.get_by_role("button", name=other).click()
+        seen.check()
+
+
+def test_it_goes_on_while_the_live_demonstration_changes_the_scheduler(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """What the README begins with: the light tenant is let through, before one's eyes."""
+    pictures = Path(PICTURES) if PICTURES else tmp_path
+    with Show() as show, tab(chromium, show.url, viewport=SCREEN) as seen:
+        page = seen.page
+        facts = page.locator("#facts")
+        expect(facts).to_contain_text("FCFS")
+        expect(page.locator("#tenants tbody")).to_contain_text("light")
+        page.wait_for_timeout(500 * LOADED_S)
+        show.switch()
+        expect(facts).to_contain_text("VTC")
+        seen.until(SHARES, ["light", "flood", 0.25, 9.0])  # of 3 requests to 60, one to twenty
+        page.wait_for_timeout(500 * LOADED_S)
+        for theme in ("light", "dark"):
+            page.screenshot(path=pictures / f"live-{theme}.png")
+            page.locator("#theme").click()
         seen.check()
 
 

@@ -4,8 +4,6 @@ import os
 import select
 import sys
 import time
-import urllib.error
-import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,12 +49,6 @@ def show_live(port: int, seconds: float, browser: bool, json: bool) -> None:
 
 def _tell_where(url: str, browser: bool) -> None:
     page = f"{url}/fairlane/"
-    try:
-        with urllib.request.urlopen(page, timeout=10):
-            pass
-    except urllib.error.HTTPError:  # a gateway without the page
-        say(f"watch it: fairlane top {url}")
-        return
     say(f"watch it: {page}")
     windows = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
