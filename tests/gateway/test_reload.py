@@ -1,5 +1,6 @@
 """Upstreams that come, change and go while the gateway runs; nobody's request is lost."""
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -7,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from fairlane.core.types import Outcome, Request
 from fairlane.gateway.config import GatewayConfig
+from fairlane.gateway.dispatch import Dispatcher, NotQueued
 from fairlane.gateway.run import Running
 from tests.gateway.site import Site, serving, until
+from tests.gateway.test_pool import Clock, make_pool
 from tests.loadgen.server import CompletionServer
+from tests.processes import PATIENCE_S
 
 
 class Configured:
@@ -112,6 +117,27 @@ def test_who_waits_for_a_model_that_goes_is_told(life: ExitStack, tmp_path: Path
         told = sorted((answer.result() for answer in answers), key=lambda one: one[0])
     assert [status for status, _, _ in told] == [200, 503]
     assert json.loads(told[1][2])["error"]["code"] == "no_upstream"
+
+
+def test_whose_turn_came_just_as_the_queue_went_is_told() -> None:
+    """It finds its upstream gone and would wait anew, in a queue to which nothing comes."""
+
+    async def run() -> None:
+        queue = Dispatcher(make_pool(Clock(), {"two": 1}))
+        queue.arrive(Request("r1", "a", 3), 5)
+        assert (await queue.turn("r1")).name == "two"
+        queue.remove("two")
+        queue.refuse("no_upstream")
+        queue.again("r1")
+        queue.arrive(Request("r2", "a", 3), 5)
+        async with asyncio.timeout(PATIENCE_S):
+            for request_id in ("r1", "r2"):
+                with pytest.raises(NotQueued, match="no_upstream"):
+                    await queue.turn(request_id)
+                queue.end(request_id, Outcome.ABORTED)
+        await queue.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ class Dispatcher:
         self._turns: dict[str, asyncio.Future[Lane]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._blind: set[str] = set()  # upstreams of which that was said
+        self._refuses = ""  # why nobody gets a turn any more
 
     def add(self, name: str, bounds: Bounds, weight: float, load: AskLoad) -> None:
         """From now on an upstream serves the pool, like this. load: asks how loaded it is."""
@@ -57,7 +58,8 @@ class Dispatcher:
         self._loads.pop(name, None)
 
     def refuse(self, reason: str) -> None:
-        """Whoever waits waits in vain."""
+        """Whoever waits waits in vain, and so does whoever comes, or comes back, after this."""
+        self._refuses = reason
         for future in self._turns.values():
             if not future.done():
                 future.set_exception(NotQueued(reason))
@@ -120,8 +122,11 @@ class Dispatcher:
     # -- inside ------------------------------------------------------------------------------
 
     def _await(self, request_id: str) -> None:
-        self._turns[request_id] = asyncio.get_running_loop().create_future()
-        self._begin()
+        turn = self._turns[request_id] = asyncio.get_running_loop().create_future()
+        if self._refuses:
+            turn.set_exception(NotQueued(self._refuses))
+        else:
+            self._begin()
 
     def _begin(self) -> None:
         self.pump()
