@@ -4,6 +4,7 @@ With FAIRLANE_PICTURES=docs/images it also writes the pictures that the document
 minutes of load; else it looks as soon as there is something to see.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -24,6 +25,7 @@ from tests.door.town import Town
 from tests.gateway.crowd import Crowd
 from tests.gateway.site import Site, gateway, port_of, serving
 from tests.simulated.engines import running
+from tests.talking import until
 
 PICTURES = os.environ.get("FAIRLANE_PICTURES")
 LOADED_S = 75 if PICTURES else 0  # before anything is changed, and once more after it
@@ -69,7 +71,8 @@ def place(
     town.add("acme", with_key=False)
     town.add("chat", parent="acme")
     town.add("search", parent="acme")
-    tables = town.document(dashboard={"changes": True})
+    kept = {"database": "usage.sqlite", "every_s": 0.1}
+    tables = town.document(dashboard={"changes": True}, usage=kept)
     with gateway(engine, folder=town.folder, **tables) as site:
         yield Place(engine, site, town, chromium)
 
@@ -181,6 +184,33 @@ def test_a_group_opens_into_its_members(place: Place) -> None:
         page.locator("#tenants").get_by_role("button", name="acme").first.click()
         page.get_by_role("button", name="Show its 2 members").click()
         assert seen.rows().keys() == {"acme/chat", "acme/search"}
+        assert seen.faults() == []
+        seen.check()
+
+
+def test_what_a_tenant_used_is_there_by_day_and_model(place: Place) -> None:
+    asked = "/fairlane/usage?by=day,model&tenant=umbrella"
+    for _ in range(3):
+        assert place.site.complete(7, place.town.keys["umbrella"])[0] == 200
+    root = place.town.keys["root"]
+
+    def kept() -> list[dict[str, Any]]:
+        answer = place.site.request("GET", asked, key=root)[2]
+        rows: list[dict[str, Any]] = json.loads(answer)["rows"]
+        return rows
+
+    until(lambda: [row["output_tokens"] for row in kept()] == [21])
+    [row] = kept()
+    with place.tab() as seen:
+        page = seen.page
+        seen.see(root)
+        page.locator("#tenants").get_by_role("button", name="umbrella").click()
+        page.get_by_text("Usage of the last 30 days").click()
+        used = page.get_by_role("table", name="Usage by day and model")
+        expect(used.locator("tbody tr")).to_have_count(1)
+        shown = used.locator("tbody tr").inner_text().split()
+        assert shown[:3] == [row["day"], "tiny", "3"]
+        assert str(row["output_tokens"]) in shown
         assert seen.faults() == []
         seen.check()
 
