@@ -10,8 +10,9 @@ from fairlane.core.audit import Auditor
 from fairlane.core.cost import Cost, LinearCost, QuadraticCost
 from fairlane.core.fair_queue import FairQueue
 from fairlane.core.types import Outcome, RequestId
-from fairlane.door import books as module
-from fairlane.door.books import FORGOTTEN, Books
+from fairlane.door import accounts as module
+from fairlane.door.accounts import FORGOTTEN
+from fairlane.door.books import Books
 from fairlane.policies.registry import create_policy
 from tests.driving import req
 

@@ -11,8 +11,9 @@ from fairlane.core.audit import Auditor
 from fairlane.core.cost import LinearCost, QuadraticCost
 from fairlane.core.fair_queue import FairQueue
 from fairlane.core.types import Outcome
-from fairlane.door import books as module
-from fairlane.door.books import FORGOTTEN, Books
+from fairlane.door import accounts as module
+from fairlane.door.accounts import FORGOTTEN
+from fairlane.door.books import Books
 from fairlane.policies.rpm import rpm
 from fairlane.usage.rows import FIELDS
 from fairlane.usage.tally import Grown

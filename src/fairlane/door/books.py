@@ -7,9 +7,8 @@ its cause, and scheduling goes on. An auditor that raises is asked no more. Noth
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from heapq import nlargest
 from typing import Any, TypeVar
 
 from fairlane.core.audit import Auditor
@@ -18,61 +17,14 @@ from fairlane.core.policy import Policy
 from fairlane.core.settling import Standings
 from fairlane.core.sharing import Waiting
 from fairlane.core.types import Outcome, Request
-from fairlane.usage.tally import Grown, Tally
+from fairlane.door.accounts import Accounts, Entry
+from fairlane.usage.tally import Grown
 
 logger = logging.getLogger(__name__)
 
 POLICY_ERROR = "policy_error"
-FORGOTTEN = "(forgotten)"
-_ACCOUNTS = 10_000  # beyond, those of idle clients are added up under the name FORGOTTEN
 _AUDIT_PERIOD = 16  # steps between reports of tokens to the auditor; see Books.delivered
-_NOTHING = (0.0, 0.0)  # delivered
-# Of an account, what others are told: it is in the terms of telemetry.py.
-_TOLD = (
-    "admissions", "cached_tokens", "input_tokens", "output_tokens", "queued", "service", "wait_s",
-)  # fmt: skip
 T = TypeVar("T")
-
-
-class Account:
-    """Totals of one client since the start."""
-
-    __slots__ = (
-        "aborted", "admissions", "arrivals", "cached_tokens", "finished", "input_tokens", "live",
-        "output_tokens", "preemptions", "queued", "rejected", "service", "wait_s",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.arrivals = self.admissions = self.preemptions = self.finished = self.aborted = 0
-        self.input_tokens = self.cached_tokens = self.output_tokens = 0  # ended requests' output
-        self.live = self.queued = 0
-        self.service = 0.0  # of admissions, and of ended requests' output
-        self.wait_s = 0.0  # from arrival to admission, added up
-        self.rejected: Counter[str] = Counter()
-
-    def add(self, other: "Account") -> None:
-        """Take over another's totals."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-class Entry:
-    """A live request."""
-
-    __slots__ = (
-        "account", "admitted", "arrived", "cached", "model", "output", "request", "told", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, request: Request, account: Account, arrived: float, model: str) -> None:
-        self.request = request
-        self.account = account
-        self.model = model
-        self.arrived = arrived
-        self.output = 0  # tokens delivered, but for those in Books._news
-        self.admitted = False
-        self.cached = 0  # of its prompt, when it was admitted
-        self.told = (0, 0.0)  # of its output, what the tally knows: tokens and service
-        self.waiting = True
 
 
 class Books:
@@ -91,11 +43,10 @@ class Books:
         self._audits = True  # until the auditor raises
         self._cost = cost
         self._clock = clock
-        self._accounts: dict[str, Account] = {}
-        self._entries: dict[str, Entry] = {}
+        self._accounts = Accounts(cost)
+        self._entries = self._accounts.entries
         self._news: Counter[str] = Counter()  # tokens that the auditor does not know of
         self._ended: set[str] = set()  # requests that ended since the auditor heard anything
-        self._tally = Tally(_ACCOUNTS, FORGOTTEN)
         self._steps = 0
         self._seen_errors: set[str] = set()
         self._dropped: set[str] = set()  # live requests that the policy made a mistake with
@@ -113,7 +64,7 @@ class Books:
         """
         if request.id in self._ended:
             self._tell_auditor()
-        account = self._account(request.client)
+        account = self._accounts.of(request.client)
         account.arrivals += 1
         rejection = self._guard("enqueue", None, self._policy.enqueue, request, self._clock())
         if rejection is _RAISED:
@@ -122,15 +73,11 @@ class Books:
         elif rejection is not None:
             reason = rejection.reason
         else:
-            entry = Entry(request, account, self._clock(), model)
-            self._entries[str(request.id)] = entry
-            account.live += 1
-            self._tally.add(request.client, model, requests=1)
-            self._waits(entry)
+            self._waits(self._accounts.begin(request, account, self._clock(), model))
             self._audit(self._auditor.enqueue, request)
             return None
         account.rejected[reason] += 1
-        self._tally.refuse(request.client, model, reason)
+        self._accounts.tally.refuse(request.client, model, reason)
         return reason
 
     def peek(self) -> str | None:
@@ -154,11 +101,7 @@ class Books:
         now = self._clock()
         self._guard("admit", request_id, self._policy.admit, request_id, now, cached_tokens=cached)
         if not entry.admitted:
-            entry.admitted, entry.cached = True, cached
-            entry.account.admissions += 1
-            entry.account.wait_s += now - entry.arrived
-            self._tally.add(entry.request.client, entry.model, wait_s=now - entry.arrived)
-            self._add_prompt(entry, 1)
+            self._accounts.admit(entry, cached, now)
         self._waits_no_more(entry)
         self._audit(self._auditor.admit, request_id, cached_tokens=cached)
 
@@ -222,11 +165,7 @@ class Books:
         told = {"cached_tokens": cached, "output_tokens": output}
         numbers = {"prompt_tokens": prompt_tokens, **told}
         self._guard("settle", request_id, self._policy.settle, request_id, self._clock(), **numbers)
-        if entry.admitted:
-            self._add_prompt(entry, -1)
-        entry.request, entry.cached, entry.output = request, cached, output
-        if entry.admitted:
-            self._add_prompt(entry, 1)
+        self._accounts.correct(entry, request, cached, output)
         self._audit(self._auditor.settle, request, **told)
 
     def finish(self, request_id: str, outcome: Outcome) -> None:
@@ -235,13 +174,7 @@ class Books:
         if entry is None:
             return
         entry.output += self._news.get(request_id, 0)
-        account = entry.account
-        account.live -= 1
-        account.output_tokens += entry.output
-        account.service += self._output_service(entry)
-        self._tell_tally(entry)
-        account.finished += outcome is Outcome.FINISHED
-        account.aborted += outcome is Outcome.ABORTED
+        self._accounts.end(entry, outcome)
         waiting = entry.waiting
         if waiting:
             self._waits_no_more(entry)
@@ -361,17 +294,11 @@ class Books:
         """All totals, ready for JSON. O(clients ever seen + live requests)."""
         self._tell_auditor()
         states = self._policy.snapshot().clients
-        extra = self._live_output()
         if self._audits:
             self._audited = self._auditor.report()
         audit = self._audited
-        oldest = self._oldest()
         return {
-            "clients": {
-                name: self._row(account, states.get(name), extra.get(id(account), _NOTHING))
-                | {"oldest_s": oldest.get(id(account))}
-                for name, account in self._accounts.items()
-            },
+            "clients": self._accounts.rows(states, self._clock()),
             "weighted": self._policy.has_weights,
             "shares": self._policy.shares,
             "difference_now": self._auditor.spread() if self._audits else None,
@@ -383,108 +310,20 @@ class Books:
         }
 
     def part(self, top: int) -> dict[str, dict[str, float]]:
-        """Totals of the `top` clients by service, for others to hear of: cheap, and small.
-
-        O(clients ever seen + live requests), but little of it.
-        """
-        extra = self._live_output()
-
-        def service(name: str) -> float:
-            account = self._accounts[name]
-            return account.service + extra.get(id(account), _NOTHING)[1]
-
-        found = {}
-        for name in nlargest(top, self._accounts, service):
-            account = self._accounts[name]
-            row = {key: float(getattr(account, key)) for key in _TOLD}
-            row["running"] = account.live - account.queued
-            row["output_tokens"] += extra.get(id(account), _NOTHING)[0]
-            row["service"] = service(name)
-            found[name] = row
-        return found
+        """See Accounts.part."""
+        return self._accounts.part(top)
 
     @property
     def counts_usage(self) -> bool:
         """Whether somebody takes it."""
-        return self._tally.on
+        return self._accounts.tally.on
 
     def take_usage(self) -> Grown:
-        """What was served, and refused by the policy, since this was last asked; at first, nothing.
-
-        Output of live requests counts as it flows. What was estimated is corrected later, so
-        numbers may be negative. O(live requests).
-        """
+        """See Accounts.take_usage."""
         self._tell_auditor()
-        if self._tally.on:
-            for entry in self._entries.values():
-                if entry.output or entry.told[0]:
-                    self._tell_tally(entry)
-        return self._tally.take()
-
-    def _live_output(self) -> dict[int, list[float]]:
-        """Output tokens of live requests, and their service, by the id of the account."""
-        extra: dict[int, list[float]] = {}
-        for entry in self._entries.values():
-            if entry.output:
-                more = extra.setdefault(id(entry.account), [0, 0.0])
-                more[0] += entry.output
-                more[1] += self._output_service(entry)
-        return extra
-
-    def _oldest(self) -> dict[int, float]:
-        """Seconds that the oldest waiting request has waited, by the id of the account."""
-        now, found = self._clock(), dict[int, float]()
-        for entry in self._entries.values():  # in order of arrival
-            if entry.waiting:
-                found.setdefault(id(entry.account), now - entry.arrived)
-        return found
-
-    @staticmethod
-    def _row(account: Account, state: Any, extra: Sequence[float]) -> dict[str, Any]:
-        row = {name: getattr(account, name) for name in Account.__slots__ if name != "live"}
-        row["running"] = account.live - account.queued
-        row["output_tokens"] += extra[0]
-        row["service"] += extra[1]
-        row["rejected"] = dict(account.rejected)
-        row["counter"] = None if state is None else state.counter
-        row["weight"] = 1.0 if state is None else state.weight
-        return row
+        return self._accounts.take_usage()
 
     # -- inside ------------------------------------------------------------------------------
-
-    def _account(self, client: str) -> Account:
-        account = self._accounts.get(client)
-        if account is None:
-            if len(self._accounts) >= _ACCOUNTS:
-                idle = [name for name, account in self._accounts.items() if not account.live]
-                total = self._accounts.setdefault(FORGOTTEN, Account())
-                for name in idle:
-                    if name != FORGOTTEN:
-                        total.add(self._accounts.pop(name))
-            account = self._accounts[client] = Account()
-        return account
-
-    def _add_prompt(self, entry: Entry, sign: int) -> None:
-        """Count an admitted prompt (1), or take it out of the account again (-1)."""
-        account, prompt = entry.account, entry.request.prompt_tokens
-        fresh, cached = sign * (prompt - entry.cached), sign * entry.cached
-        service = sign * self._cost.admission(prompt, entry.cached)
-        account.input_tokens += fresh
-        account.cached_tokens += cached
-        account.service += service
-        self._tally.add(
-            entry.request.client, entry.model,
-            input_tokens=fresh, cached_tokens=cached, service=service,
-        )  # fmt: skip
-
-    def _tell_tally(self, entry: Entry) -> None:
-        """Tell what an answer has more than the tally knows."""
-        told, service = entry.told
-        entry.told = (entry.output, self._output_service(entry))
-        self._tally.add(
-            entry.request.client, entry.model,
-            output_tokens=entry.told[0] - told, service=entry.told[1] - service,
-        )  # fmt: skip
 
     def _deliver_singly(self, tokens: Mapping[str, int], now: float) -> None:
         """After a report of many failed: find whose it was."""
@@ -524,9 +363,6 @@ class Books:
             except Exception:
                 self._audits = False
                 logger.exception("The auditor raised; differences are no longer observed")
-
-    def _output_service(self, entry: Entry) -> float:
-        return self._cost.output(entry.request.prompt_tokens, 0, entry.output)
 
     def _guard(
         self, what: str, request_id: str | None, call: Callable[..., T], *args: Any, **options: Any
