@@ -42,6 +42,20 @@ def test_a_scheduler_needs_the_standard_library_alone() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S)
 
 
+@pytest.mark.parametrize(
+    "module", ["fairlane.cli", "fairlane.gateway.run", "fairlane.engines.vllm.middleware"]
+)
+def test_servers_do_without_extras_that_are_not_configured(module: str) -> None:
+    """As where only one of them was installed: with vLLM nobody has a database's library."""
+    script = (
+        "import sys\n"
+        "extras = ('sqlalchemy', 'psycopg', 'opentelemetry', 'redis', 'ray', 'pyarrow')\n"
+        "sys.modules.update(dict.fromkeys(extras))\n"  # importing them fails
+        f"import {module}\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S)
+
+
 def test_a_run_from_settings_to_summaries() -> None:
     run = fairlane.Settings(suite="overload", scheduler="vtc", duration=20).run()
     one, two = fairlane.summarise(run.records)

@@ -14,10 +14,11 @@ from sqlalchemy import text
 
 from fairlane.core.errors import FairlaneError
 from fairlane.usage.config import Keeping
+from fairlane.usage.errors import StoreError, WrongSchema
 from fairlane.usage.ledger import Ledger
 from fairlane.usage.reading import Where, parse_by, parse_time, report
 from fairlane.usage.rows import Batch, Spent
-from fairlane.usage.store import Store, StoreError, WrongSchema
+from fairlane.usage.store import Store
 from fairlane.usage.tally import Grown
 
 NOON = datetime(2026, 3, 31, 12, 30, tzinfo=UTC).timestamp()

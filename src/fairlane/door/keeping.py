@@ -11,16 +11,19 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairlane.cluster.beside import Beside
 from fairlane.door.door import Door
 from fairlane.usage.config import Keeping
+from fairlane.usage.errors import StoreError
 from fairlane.usage.ledger import Ledger
 from fairlane.usage.quotas import Quota, Quotas
 from fairlane.usage.rows import Sums
-from fairlane.usage.store import Store, StoreError
 from fairlane.usage.tally import Grown
+
+if TYPE_CHECKING:  # an extra
+    from fairlane.usage.store import Store
 
 Take = Callable[[], Awaitable[Iterable[Grown]]]
 """What each scheduler served since it was last asked. May raise anything."""

@@ -8,10 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fairlane.usage.rows import Batch, Spent
-from fairlane.usage.store import Store
 from fairlane.usage.tally import Grown
+
+if TYPE_CHECKING:  # an extra
+    from fairlane.usage.store import Store
 
 _MOST = 100_000  # rows in memory while the database is away; then all others are one
 _DAY_S = 86400.0
@@ -31,7 +34,7 @@ class Ledger:
     """See the module. clock: seconds since 1970. keep_days: how long things stay written."""
 
     def __init__(
-        self, store: Store, keep_days: int, clock: Callable[[], float] = time.time
+        self, store: "Store", keep_days: int, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._keep_s = keep_days * _DAY_S

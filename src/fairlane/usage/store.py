@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fairlane.core.errors import FairlaneError
+from fairlane.usage.errors import StoreError, WrongSchema
 from fairlane.usage.reading import Where
 from fairlane.usage.rows import DAY_HOURS, FIELDS, HOUR_S, Batch, Spent, day_of, month_of
 
@@ -48,14 +49,6 @@ _POSTGRES = {  # a server that has gone is noticed, and nothing waits for ever
 }
 Wanted = Iterable[tuple[str, str]]
 Row = dict[str, Any]
-
-
-class StoreError(FairlaneError):
-    """The database cannot be used now."""
-
-
-class WrongSchema(FairlaneError):
-    """The database is of another version, and will be."""
 
 
 class Store:
