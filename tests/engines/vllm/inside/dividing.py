@@ -25,7 +25,7 @@ from tests.gateway.crowd import Crowd, all_until, asking
 log = logging.getLogger(__name__)
 WEIGHTS = {"alice": 4.0, "bob": 1.0}
 WAITING = 32  # requests of each client at an engine, which takes eight
-WARM_UP = 5_000  # tokens
+WARM_UP = 20_000  # tokens, until bob has what he was behind by when he came
 MEASURED = 40_000
 FAIR = pytest.approx(1.0, rel=0.2)
 UNFAIR_MEASURED = 20_000  # is enough to tell half from all
