@@ -323,12 +323,14 @@ class Queue:
         for n, client in enumerate("ab"):
             self.policy.enqueue(Request(n, client, 10), 0.0)
         self.policy.raise_levels({"a": a, "b": b})
+        self.looks = 0
 
     async def swap(self, heard: Mapping[str, float]) -> Mapping[str, float]:
         self.policy.hear(heard)
         return self.policy.take_charges()
 
     async def settle(self, amounts: Mapping[str, float]) -> Standings:
+        self.looks += 1
         self.policy.raise_levels(amounts)
         return self.policy.tell_waiting({}).here
 
@@ -339,13 +341,12 @@ class Queue:
         return a - b
 
 
-def settling(queues: Sequence[Queue], hub: HubState | None) -> Exchange:
+def settling(queues: Sequence[Queue], link: MemoryHub | None) -> Exchange:
     made: list[Exchange] = []
 
     def tell() -> str:
         return json.dumps({"levels": made[0].levels})
 
-    link = None if hub is None else MemoryHub(hub)
     made.append(
         Exchange(queues, link, every_s=EVERY_S, tell=tell, tell_s=EVERY_S, settle_s=EVERY_S)
     )
@@ -362,15 +363,34 @@ def test_queues_come_to_agree_on_who_is_ahead(hosts: list[int]) -> None:
 
     async def run() -> None:
         queues = [Queue(*levels) for levels in [(90, 0), (0, 50), (0, 20), (7, 0)][: sum(hosts)]]
-        hub = None if len(hosts) == 1 else HubState()
-        left = iter(queues)
-        exchanges = [settling([next(left) for _ in range(count)], hub) for count in hosts]
+        hub, left = HubState(), iter(queues)
+        exchanges = [
+            settling([next(left) for _ in range(n)], None if len(hosts) == 1 else MemoryHub(hub))
+            for n in hosts
+        ]
         async with running(*exchanges):
             await until(lambda: agree(queues))
             settled = [queue.ahead for queue in queues]
             assert -50 <= min(settled) < max(settled) + 1 <= 91
             queues[0].policy.admit(0, 0.0)  # `a` is charged 10, and waits no more here
             await until(lambda: all(queue.ahead > 9 + min(settled) for queue in queues[1:]))
+
+    asyncio.run(run())
+
+
+def test_without_its_hub_nobody_follows_what_was_told_last() -> None:
+    async def run() -> None:
+        hub = HubState()
+        here, there, lossy = Queue(0, 0), Queue(1e6, 0), Faulty(hub)
+        exchanges = [settling([here], lossy), settling([there], MemoryHub(hub))]
+        async with running(*exchanges):
+            await until(lambda: here.ahead > 0)
+            lossy.lost = True
+            looks = here.looks
+            await until(lambda: here.looks > looks + 4)  # of two each: what it had in hand is used
+            ahead = here.ahead
+            await until(lambda: here.looks > looks + 12)
+            assert here.ahead == ahead
 
     asyncio.run(run())
 

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 from fairlane.cluster import levels
 from fairlane.cluster.hub import Hub
 from fairlane.cluster.link import Asks, ExchangeState, Link
-from fairlane.core.settling import Standings, less, raises
+from fairlane.core.settling import SETTLE_S, Standings, less, raises
 
-TELL_S = 2.0  # how often a member tells of itself, and compares levels
+TELL_S = 2.0  # how often a member tells of itself
 _OTHERS = 2  # whose word is asked for to compare levels with one: it may be one's own
 
 
@@ -60,7 +60,7 @@ class Exchange:
         tell: Callable[[], str] | None = None,
         tell_s: float = TELL_S,
         told: Callable[[Mapping[str, str] | None], None] | None = None,
-        settle_s: float = TELL_S,
+        settle_s: float = SETTLE_S,
         log: logging.Logger = logging.getLogger("fairlane.cluster"),  # noqa: B008
     ) -> None:
         self.state = ExchangeState()
@@ -71,7 +71,7 @@ class Exchange:
         self._told = told
         self._settle_s, self._settle_at = settle_s, 0.0
         self._levels: dict[End, Standings] = {}  # as last looked at
-        self._elsewhere: list[Standings] = []  # of schedulers of others
+        self._elsewhere: list[Standings] = []  # of schedulers of others, not compared with yet
         self._link = None
         if hub is not None:
             asks = Asks(0.0, None) if told is not None else Asks(settle_s, _OTHERS)
@@ -159,12 +159,13 @@ class Exchange:
         if now < self._settle_at or alone:
             return
         self._settle_at = now + self._settle_s
+        elsewhere, self._elsewhere = self._elsewhere, []  # once: nobody follows a lost hub's word
         before = await self._settled({})
         self._levels = await self._settled(
             {
                 end: raises(told, random.choice(others))
                 for end, told in before.items()
-                if (others := [*self._elsewhere, *(o for e, o in before.items() if e is not end)])
+                if (others := [*elsewhere, *(o for e, o in before.items() if e is not end)])
             }
         )
 

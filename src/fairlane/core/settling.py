@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from fairlane.core.sharing import Standing
 from fairlane.core.tree import ClientTree
 
+SETTLE_S = 2.0  # how often a scheduler compares itself
 QUEUE = "\0"  # between a queue's name and a client's, where a host tells of several queues
 Standings = Mapping[str, Standing]
 """Of clients that wait at one scheduler, by name."""

@@ -17,9 +17,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fairlane.core.policy import Policy
-from fairlane.core.settling import Standings, raises
+from fairlane.core.settling import SETTLE_S, Standings, raises
 
-SETTLE_S = 2.0
 _PERIODS_LATE = 3  # in which that is sent which was charged in two
 
 
