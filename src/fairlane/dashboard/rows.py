@@ -7,10 +7,12 @@ names are paths, have rows too: sums over their members.
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fairlane.door.first_tokens import FirstTokens
 from fairlane.door.tenants import Limits, Tenants
+from fairlane.door.watch import grown
 
 COLUMNS = (
     "client", "parent", "weight", "entitlement", "service", "rate", "share", "queued", "running",
@@ -49,8 +51,8 @@ class Rows:
         for path in {**clients, **limits}:
             told = clients.get(path, _NOTHING)
             total = totals[path] = _totals(told)
-            grown = _grown(total, before.get(path))
-            row = _row(path, told, [growth * per_s for growth in grown])
+            growths = _grown(total, before.get(path))
+            row = _row(path, told, [growth * per_s for growth in growths])
             row["weight"] = told.get("weight", weights.get(path, 1.0))
             row["limits"] = told.get("limits") or _limits(limits.get(path))
             rows[path] = row
@@ -132,10 +134,10 @@ def _totals(told: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def _grown(now: Iterable[float], before: Iterable[float] | None) -> list[float]:
-    """By how much each grew; one that fell has started over. New: since the last look."""
+    """By how much each grew; of somebody new, all of it."""
     if before is None:
         return list(now)
-    return [n - b if n >= b else n for n, b in zip(now, before, strict=True)]
+    return [grown(n, b) for n, b in zip(now, before, strict=True)]
 
 
 def _row(path: str, told: Mapping[str, Any], rates: Iterable[float]) -> Row:
@@ -165,7 +167,7 @@ def _row(path: str, told: Mapping[str, Any], rates: Iterable[float]) -> Row:
 def _limits(limits: Limits | None) -> dict[str, Any]:
     if limits is None:
         return {}
-    found = {name: getattr(limits, name) for name in limits.__slots__}
+    found = asdict(limits)
     return found if any(value is not None for value in found.values()) else {}
 
 

@@ -12,6 +12,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -109,7 +110,7 @@ class Telemetry:
         for path, client in clients.items():
             limits = tenants.limits(path) or self._access.limits
             if limits is not None:
-                client["limits"] = {name: getattr(limits, name) for name in limits.__slots__}
+                client["limits"] = asdict(limits)
         if not everyone:
             clients = {path: c for path, c in clients.items() if path == caller.client}
             seen = {name: seen.get(name) for name in ("policy", "problem")}

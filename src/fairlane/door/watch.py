@@ -153,16 +153,20 @@ def compare(
     return sorted(rows, key=lambda row: (-(row.share or 0.0), -row.service, row.client))
 
 
+def grown(now: float, before: float) -> float:
+    """By how much a total grew; one that fell has started over."""
+    return now - before if now >= before else now
+
+
 class _Growth:
-    """By how much a client's totals grew; a total that fell has started over."""
+    """By how much a client's totals grew."""
 
     def __init__(self, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
         self._now = now
         self._before = before
 
     def __call__(self, name: str) -> float:
-        now, before = float(self._now.get(name) or 0), float(self._before.get(name) or 0)
-        return now - before if now >= before else now
+        return grown(float(self._now.get(name) or 0), float(self._before.get(name) or 0))
 
 
 def views(watch: Watch, interval_s: float) -> Iterator[View]:

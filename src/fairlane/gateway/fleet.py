@@ -150,8 +150,7 @@ class Fleet:
         """From now on such a policy decides in each queue."""
         self._policy = policy
         for dispatcher in self.dispatchers:
-            auditor = Auditor(cost=self._cost)
-            dispatcher.pool.books.change_policy(policy(), auditor, self._weights())
+            dispatcher.pool.books.change_policy(policy(), self._auditor(), self._weights())
             dispatcher.pump()
 
     # -- inside ------------------------------------------------------------------------------
@@ -195,9 +194,11 @@ class Fleet:
             if dispatcher.pool.books.counts_usage:
                 self._leaving.append(dispatcher)
 
+    def _auditor(self) -> Auditor:
+        return Auditor(cost=self._cost, name_of=self._name_of)
+
     def _queue(self) -> Dispatcher:
-        auditor = Auditor(cost=self._cost, name_of=self._name_of)
-        books = Books(self._policy(), auditor, self._cost, self._clock)
+        books = Books(self._policy(), self._auditor(), self._cost, self._clock)
         books.set_weights(self._weights())
         pool = Pool(books, (), self._clock)
         self._opened(pool)
